@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from jaxtyping import Float32, Shaped
+from jaxtyping import Float32
 from torch import Tensor
 
-from artifacts.digest import content_digest
+from artifacts.digest import Tensors, content_digest
 from artifacts.errors import InputError
 from artifacts.manifest import Manifest
 
@@ -23,7 +22,7 @@ class Artifact:
     """
 
     manifest: Manifest
-    tensors: Mapping[str, Shaped[Tensor, "..."]]
+    tensors: Tensors
     """Read-only view; tensors are on the CPU after ``artifacts.load``."""
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from typing import cast
 
 from artifacts.errors import ArtifactError
 
@@ -59,7 +60,7 @@ def parse(text: str, *, what: str) -> dict[str, Json]:
         raise ArtifactError(f"the {what} is not strict JSON: {error}") from error
     if not isinstance(value, dict):
         raise ArtifactError(f"the {what} is not a JSON object; the file is damaged or foreign")
-    return value
+    return cast("dict[str, Json]", value)  # strict JSON has only text keys
 
 
 def without(value: Mapping[str, Json], key: str) -> dict[str, Json]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,7 +23,15 @@ from torch import Tensor
 from artifacts.canonical import Json, canonical, without
 from artifacts.manifest import Manifest
 
+
+class _Sha(Protocol):
+    def update(self, data: bytes | memoryview, /) -> None: ...
+
+
 _TAG = b"theodolite artifact 1\n"
+
+Tensors = Mapping[str, Shaped[Tensor, "..."]]
+"""Tensors by key, of any shape; an alias because linters misread the lone ellipsis."""
 
 DTYPES: Mapping[torch.dtype, tuple[str, str]] = {
     torch.float32: ("F32", "<f4"),
@@ -37,12 +46,12 @@ def manifest_json(manifest: Manifest) -> dict[str, Json]:
     return manifest.model_dump(mode="json")
 
 
-def content_digest(manifest: Manifest, tensors: Mapping[str, Shaped[Tensor, "..."]]) -> str:
+def content_digest(manifest: Manifest, tensors: Tensors) -> str:
     """Return the digest of a manifest in memory and its tensors, as 64 hexadecimal digits."""
     return digest_of(manifest_json(manifest), tensors)
 
 
-def digest_of(manifest: Mapping[str, Json], tensors: Mapping[str, Shaped[Tensor, "..."]]) -> str:
+def digest_of(manifest: Mapping[str, Json], tensors: Tensors) -> str:
     """Return the digest for a manifest given as JSON values; its ``digest`` entry is ignored.
 
     The reader uses the JSON values as stored, so that a later version which adds optional fields
@@ -55,10 +64,10 @@ def digest_of(manifest: Mapping[str, Json], tensors: Mapping[str, Shaped[Tensor,
         name, little_endian = DTYPES[tensor.dtype]
         _block(sha, canonical([key, name, list(tensor.shape)]).encode("ascii"))
         data = np.ascontiguousarray(tensor.numpy().astype(little_endian, copy=False))
-        _block(sha, memoryview(data.reshape(-1)).cast("B"))
+        _block(sha, data.reshape(-1).data.cast("B"))
     return sha.hexdigest()
 
 
-def _block(sha: hashlib._Hash, data: bytes | memoryview) -> None:
+def _block(sha: _Sha, data: bytes | memoryview) -> None:
     sha.update(len(data).to_bytes(8, "little"))
     sha.update(data)

@@ -1,0 +1,129 @@
+"""python -m artifacts.show FILE: say what is in an artifact and whether it is intact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import tyro
+
+from artifacts.command import JsonValue, Output, OutputFlags, emit_json, emit_line, emit_table, main
+
+if TYPE_CHECKING:
+    from artifacts.artifact import Artifact
+    from artifacts.manifest import DirectionInfo, ModelInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class Show:
+    """Verify an artifact and print what a person wants to know about it."""
+
+    file: tyro.conf.Positional[Path]
+    """The artifact (.safetensors)."""
+    output: OutputFlags = Output()
+
+    def run(self) -> int:
+        """Verify the file, then print it; exit code 2 if it is not a valid artifact."""
+        from artifacts.digest import manifest_json
+        from artifacts.read import load
+
+        artifact = load(self.file)
+        if self.output.json:
+            emit_json(cast("Mapping[str, JsonValue]", manifest_json(artifact.manifest)))
+        elif not self.output.quiet:
+            _print(artifact, self.file)
+        return 0
+
+
+def _print(artifact: Artifact, file: Path) -> None:
+    emit_table(f"{file}", ("", ""), _facts(artifact))
+    if artifact.manifest.directions:
+        columns = ("direction", "site", "position", "blocks", "norm (min - max)", "n", "claim")
+        rows = [_direction_row(artifact, name) for name in artifact.names]
+        emit_table("Directions", columns, rows)
+    measures = [row for name in artifact.names for row in _measure_rows(artifact, name)]
+    if measures:
+        columns = ("direction", "measure", "best block", "value [interval]", "n", "what")
+        emit_table("Measures and controls", columns, measures)
+    for note in artifact.manifest.notes:
+        emit_line(f"note: {note}")
+    emit_line(f"next: python -m reports.build {file} --out report.html")
+
+
+def _facts(artifact: Artifact) -> list[tuple[str, str]]:
+    manifest = artifact.manifest
+    facts = [
+        ("kind", f"{manifest.kind}, format {manifest.format}"),
+        ("digest", f"{manifest.digest} (verified)"),
+        ("created", f"{manifest.created} by theodolite {manifest.tool.version}"),
+        ("base", _model(manifest.base)),
+        ("aligned", _model(manifest.aligned)),
+    ]
+    for data in manifest.data:
+        facts.append((f"data ({data.role})", f"{data.source}: {_counts(data.n)}"))
+    facts += [
+        ("positions", manifest.positions),
+        ("contrasts", ", ".join(manifest.contrast) or "none"),
+        ("device, seed", f"{manifest.device}, {manifest.seed}"),
+        ("tensors", ", ".join(sorted({key.split("/")[0] for key in artifact.tensors}))),
+    ]
+    return facts
+
+
+def _model(model: ModelInfo | None) -> str:
+    if model is None:
+        return "none"
+    shape = f"{model.n_layers} blocks, {model.n_heads} heads, d_model {model.d_model}"
+    return f"{model.spec} ({shape}, {model.dtype}, {model.attention})"
+
+
+def _direction_row(artifact: Artifact, name: str) -> tuple[str, ...]:
+    info = artifact.manifest.directions[name]
+    norms: list[float] = artifact.direction(name).square().sum(-1).sqrt().numpy().tolist()
+    return (
+        name,
+        info.site,
+        info.position,
+        _blocks(info.blocks),
+        f"{min(norms):.3g} - {max(norms):.3g} ({info.norm})",
+        _counts(info.n),
+        info.claim,
+    )
+
+
+def _measure_rows(artifact: Artifact, name: str) -> list[tuple[str, ...]]:
+    info = artifact.manifest.directions[name]
+    rows: list[tuple[str, ...]] = []
+    for measure, about in sorted(info.measures.items()):
+        values: list[list[float]] = artifact.tensors[f"measure/{name}/{measure}"].numpy().tolist()
+        row = _best_row(info, artifact, name, fallback=values)
+        value, low, high = values[row]
+        shown = f"{value:.3f} [{low:.3f}, {high:.3f}]"
+        rows.append((name, measure, str(info.blocks[row]), shown, str(about.n), about.what))
+    return rows
+
+
+def _best_row(
+    info: DirectionInfo, artifact: Artifact, name: str, *, fallback: list[list[float]]
+) -> int:
+    # Controls are shown at the block where the separation itself is best, so they compare.
+    values = fallback
+    if "auc" in info.measures:
+        values = artifact.tensors[f"measure/{name}/auc"].numpy().tolist()
+    return max(range(len(values)), key=lambda row: values[row][0])
+
+
+def _blocks(blocks: tuple[int, ...]) -> str:
+    if len(blocks) > 2 and blocks == tuple(range(blocks[0], blocks[-1] + 1)):
+        return f"{blocks[0]}-{blocks[-1]}"
+    return ", ".join(map(str, blocks))
+
+
+def _counts(n: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {label}" for label, count in sorted(n.items())) or "none"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(Show))
