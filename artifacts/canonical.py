@@ -10,14 +10,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from artifacts.errors import ArtifactError
 
 MAX_DEPTH = 16
 """Deepest nesting that is read; a manifest needs 5."""
 
-Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
+if TYPE_CHECKING:
+    Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
+else:
+    Json = object  # run-time type checkers cannot resolve a recursive alias
 
 _STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 

@@ -12,13 +12,16 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol, runtime_checkable
 
 import tyro
 
 from artifacts.errors import TheodoliteError
 
-JsonValue = str | int | float | bool | None | Mapping[str, "JsonValue"] | Sequence["JsonValue"]
+if TYPE_CHECKING:
+    JsonValue = str | int | float | bool | None | Mapping[str, "JsonValue"] | Sequence["JsonValue"]
+else:
+    JsonValue = object  # run-time type checkers cannot resolve a recursive alias
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,7 @@ OutputFlags = Annotated[Output, tyro.conf.arg(name="")]
 """Annotation for a command's ``output`` field: gives the flat flags --json --quiet --debug."""
 
 
+@runtime_checkable
 class Command(Protocol):
     """A parsed command."""
 
@@ -91,11 +95,15 @@ def emit_line(text: str = "") -> None:
 
 def emit_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table on stdout; cells are text, never markup."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title), title_justify="left")
+    headed = any(columns)
+    table = Table(
+        title=Text(title), title_justify="left", box=SIMPLE_HEAD, show_header=headed, pad_edge=False
+    )
     for column in columns:
         table.add_column(Text(column), overflow="fold")
     for row in rows:

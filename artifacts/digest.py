@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from artifacts.canonical import Json, canonical, without
 from artifacts.manifest import Manifest
 
 
+@runtime_checkable
 class _Sha(Protocol):
     def update(self, data: bytes | memoryview, /) -> None: ...
 

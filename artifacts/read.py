@@ -13,7 +13,7 @@ import stat
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NoReturn, Protocol, cast
+from typing import NoReturn, Protocol, cast, runtime_checkable
 
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
@@ -35,6 +35,7 @@ MAX_METADATA = 1 << 20
 FORMAT = 1
 
 
+@runtime_checkable
 class _Entry(Protocol):
     """What safetensors knows of a tensor before its bytes are read."""
 
@@ -42,6 +43,7 @@ class _Entry(Protocol):
     def get_shape(self) -> Sequence[int]: ...
 
 
+@runtime_checkable
 class _Stream(Protocol):
     """The part of ``safe_open`` that is used; the library ships no types for it."""
 

@@ -40,13 +40,13 @@ class Show:
 def _print(artifact: Artifact, file: Path) -> None:
     emit_table(f"{file}", ("", ""), _facts(artifact))
     if artifact.manifest.directions:
-        columns = ("direction", "site", "position", "blocks", "norm (min - max)", "n", "claim")
+        columns = ("direction", "site @ position", "blocks", "norm", "n", "claim")
         rows = [_direction_row(artifact, name) for name in artifact.names]
         emit_table("Directions", columns, rows)
     measures = [row for name in artifact.names for row in _measure_rows(artifact, name)]
     if measures:
-        columns = ("direction", "measure", "best block", "value [interval]", "n", "what")
-        emit_table("Measures and controls", columns, measures)
+        columns = ("direction", "measure", "block", "value [interval]", "n", "what")
+        emit_table("Measures and controls, each at its direction's best block", columns, measures)
     for note in artifact.manifest.notes:
         emit_line(f"note: {note}")
     emit_line(f"next: python -m reports.build {file} --out report.html")
@@ -84,8 +84,7 @@ def _direction_row(artifact: Artifact, name: str) -> tuple[str, ...]:
     norms: list[float] = artifact.direction(name).square().sum(-1).sqrt().numpy().tolist()
     return (
         name,
-        info.site,
-        info.position,
+        f"{info.site} @ {info.position}",
         _blocks(info.blocks),
         f"{min(norms):.3g} - {max(norms):.3g} ({info.norm})",
         _counts(info.n),

@@ -68,7 +68,7 @@ def save(artifact: Artifact, path: str | os.PathLike[str]) -> str:
 
 
 def _own_copies(artifact: Artifact) -> dict[str, Tensor]:
-    # Dense copies on the CPU: views that share memory, other devices and gradients all become plain.
+    # Dense copies on the CPU: shared views, other devices and gradients all become plain.
     return {
         key: tensor.detach().cpu().contiguous().clone() for key, tensor in artifact.tensors.items()
     }
