@@ -1,0 +1,217 @@
+"""Captures and interventions compiled for the sites of one model."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from hooks.capture import Capture
+from hooks.errors import EditContractError, EditError
+from hooks.interventions import Apply, Gate, Intervention
+from hooks.layout import Tap
+from hooks.positions import Frame
+from hooks.registry import Stage
+
+
+class CaptureAction:
+    """Pick the wanted tokens at one site and hold them until the pass has ended."""
+
+    def __init__(self, capture: Capture, tap: Tap) -> None:
+        """Bind ``capture`` to one site."""
+        self.capture = capture
+        self.tap = tap
+        self.stage: Stage = capture.when
+        self.calls = 0
+        self._held: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def __call__(self, x: Tensor, frame: Frame) -> Tensor:
+        """Hold the wanted tokens of ``x``; returns ``x`` itself."""
+        picked = frame.pick(self.capture.at, self.capture.steps)
+        self.calls += 1
+        if picked is None:
+            return x
+        rows, tokens, slots = picked
+        states = x[rows, tokens].detach()
+        if self.tap.heads is not None:
+            states = rearrange(states, "token (head d) -> token head d", head=self.tap.heads)
+        self._held = (states, rows, slots)
+        return x
+
+    def discard(self) -> None:
+        """Forget what a pass that failed has left."""
+        self._held = None
+
+    def flush(self, frame: Frame) -> None:
+        """Hand the held states to the accumulator."""
+        if self._held is None:
+            return
+        states, rows, slots = self._held
+        self._held = None
+        names = frame.rows if frame.rows is not None else torch.arange(frame.batch)
+        self.capture.into.update(
+            self.tap.site.name, states.cpu(), names.cpu()[rows.cpu()], slots.cpu()
+        )
+
+
+class GateAction:
+    """Read the score of a gate and keep the strength of each row."""
+
+    stage: Stage = "after"
+
+    def __init__(self, gate: Gate, tap: Tap) -> None:
+        """Bind ``gate`` to the site it reads."""
+        self.gate = gate
+        self.tap = tap
+        self.calls = 0
+        self.strength: Float[Tensor, "row"] | None = None
+
+    def __call__(self, x: Tensor, frame: Frame) -> Tensor:
+        """Decide where this pass holds the last prompt token; returns ``x`` itself."""
+        if frame.prompt_tokens == 0 or frame.prefix:
+            return x
+        self.calls += 1
+        last = frame.chosen("last", "prompt")
+        score = (x[last].float() * self.gate.direction.to(x.device)).sum(-1)
+        strength = self.gate.strength(score)
+        if strength.shape != score.shape or not torch.isfinite(strength).all():
+            raise EditContractError(
+                f"gate at {self.tap.site.name}: strength must be finite, one number for each of "
+                f"{len(score)} rows; got {tuple(strength.shape)}"
+            )
+        self.strength = strength
+        return x
+
+
+class EditAction:
+    """Carry out one intervention at one site, and hold it to its contract."""
+
+    stage: Stage = "edit"
+
+    def __init__(self, edit: Intervention, tap: Tap, gate: GateAction | None = None) -> None:
+        """Bind ``edit`` to one site.
+
+        Raises:
+            EditError: its width or heads do not fit the site.
+        """
+        self.edit = edit
+        self.tap = tap
+        self.gate = gate
+        self.calls = 0
+        self._tensors = edit.parts()
+        self._memo: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = {}
+        self._check_fit()
+
+    def _check_fit(self) -> None:
+        name, width = self.tap.site.name, self.edit.width()
+        if width is not None and width != self.tap.width:
+            raise EditError(
+                f"{type(self.edit).__name__} at {name}: the direction has width {width}, the site "
+                f"has {self.tap.width}; nothing is broadcast"
+            )
+        heads = self.edit.heads
+        if heads is None:
+            return
+        if self.tap.heads is None:
+            raise EditError(f"{name} has no head axis; use blocks.L.attn.hook_z with heads=...")
+        if not heads or min(heads) < 0 or max(heads) >= self.tap.heads:
+            raise EditError(
+                f"{name}: heads {heads}; this model has heads 0 to {self.tap.heads - 1}"
+            )
+
+    def __call__(self, x: Tensor, frame: Frame) -> Tensor:
+        """Return the edited states, a new tensor."""
+        rule, steps = self.edit.positions, self.edit.steps
+        everywhere = frame.takes_all(rule, steps)
+        wanted = None if everywhere else frame.chosen(rule, steps)
+        if wanted is not None and not wanted.any():
+            return x
+        self.calls += 1
+        state = x
+        if self.tap.heads is not None:
+            state = rearrange(x, "row token (head d) -> row token head d", head=self.tap.heads)
+        new = self._blend(state, self._edited(state, frame), frame, wanted)
+        self._check_contract(state, new)
+        return rearrange(new, "row token head d -> row token (head d)") if new.ndim == 4 else new
+
+    def _edited(self, state: Tensor, frame: Frame) -> Tensor:
+        if isinstance(self.edit, Apply):
+            new = self.edit.edit(state, {})
+            self._check_contract(state, new)
+            return new
+        wide = state.float() if state.dtype in (torch.bfloat16, torch.float16) else state
+        new = self.edit.edit(wide, self._parts(wide, frame))
+        if self.gate is not None:
+            new = wide + self._strength(wide, frame) * (new - wide)
+        return new.to(state.dtype)
+
+    def _strength(self, wide: Tensor, frame: Frame) -> Tensor:
+        strength = None if self.gate is None else self.gate.strength
+        if strength is None or len(strength) != frame.batch:
+            raise EditError(f"{self.tap.site.name}: its gate has not read this batch's prompts")
+        return _over_tokens(strength.to(wide.dtype), wide.ndim)
+
+    def _parts(self, wide: Tensor, frame: Frame) -> dict[str, Tensor]:
+        key = (wide.device, wide.dtype)
+        if key not in self._memo:
+            self._memo[key] = {
+                name: tensor.to(wide.device, wide.dtype)
+                for name, (tensor, _) in self._tensors.items()
+            }
+        parts = self._memo[key]
+        if not self.edit.per_row:
+            return parts
+        return {
+            name: self._rows(part, self._tensors[name][1], wide.ndim, frame, name)
+            for name, part in parts.items()
+        }
+
+    def _rows(self, part: Tensor, axes: int, ndim: int, frame: Frame, name: str) -> Tensor:
+        if part.ndim == axes:
+            return part
+        given = frame.batch if frame.total is None else frame.total
+        if len(part) != given:
+            raise EditError(
+                f"{type(self.edit).__name__} at {self.tap.site.name}: {name} has {len(part)} rows, "
+                f"{given} prompts were given"
+            )
+        if frame.rows is not None:
+            part = part[frame.rows.to(part.device)]
+        return part if axes == 2 else _over_tokens(part, ndim)
+
+    def _blend(
+        self, state: Tensor, new: Tensor, frame: Frame, wanted: Bool[Tensor, "row token"] | None
+    ) -> Tensor:
+        """Keep ``state`` at the tokens and heads that are not meant."""
+        if wanted is not None:
+            mask = wanted[..., None] if state.ndim == 3 else wanted[..., None, None]
+            new = torch.where(mask, new, state)
+        if self.edit.heads is not None:
+            chosen = torch.zeros(state.shape[2], dtype=torch.bool, device=state.device)
+            chosen[list(self.edit.heads)] = True
+            new = torch.where(chosen[:, None], new, state)
+        return new
+
+    def _check_contract(self, old: Tensor, new: Tensor) -> None:
+        name = f"{type(self.edit).__name__} at {self.tap.site.name}"
+        if not isinstance(new, Tensor) or new.shape != old.shape or new.dtype != old.dtype:
+            got = (
+                f"{new.dtype} {tuple(new.shape)}" if isinstance(new, Tensor) else type(new).__name__
+            )
+            raise EditContractError(
+                f"{name}: returned {got}; expected {old.dtype} {tuple(old.shape)}"
+            )
+        if new is old or (new.data_ptr() == old.data_ptr() and new.numel()):
+            raise EditContractError(f"{name}: edited in place; return a new tensor")
+        bad = ~torch.isfinite(new)
+        # A padding token may already be non-finite; the edit is not to blame for it.
+        if bad.any() and (bad & torch.isfinite(old)).any():
+            raise EditContractError(f"{name}: returned a number that is not finite")
+
+
+def _over_tokens(part: Tensor, ndim: int) -> Tensor:
+    """Give a [row] or [row, d] tensor the axes of [row, token, (head,) d] states."""
+    if part.ndim == 1:
+        return part[(...,) + (None,) * (ndim - 1)]
+    return rearrange(part, "row d -> row 1 d" if ndim == 3 else "row d -> row 1 1 d")

@@ -1,0 +1,69 @@
+"""Key/value caches: expanding one row to many, and forks that cost no copy.
+
+transformers' dynamic layers never write into a tensor they hold (``update`` concatenates), so a
+fork only has to copy the layer objects: the states are shared until one side grows. This holds for
+full attention and for sliding windows; layers that write in place are copied.
+"""
+
+from __future__ import annotations
+
+import copy
+
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import CacheLayerMixin, DynamicLayer
+
+from hooks.errors import ModelError
+
+
+def fork_cache(cache: DynamicCache) -> DynamicCache:
+    """Return a cache with the same states; growing either leaves the other as it is."""
+    twin = copy.copy(cache)
+    twin.layers = [_fork_layer(layer) for layer in cache.layers]
+    return twin
+
+
+def _fork_layer(layer: CacheLayerMixin) -> CacheLayerMixin:
+    if isinstance(layer, DynamicLayer):
+        return copy.copy(layer)
+    # Recurrent and static layers write in place: a snapshot is the only exact fork.
+    return copy.deepcopy(layer)
+
+
+def expand_cache(cache: DynamicCache, rows: int) -> DynamicCache:
+    """Return a one-row cache as seen by ``rows`` rows, without copying the states.
+
+    Raises:
+        ModelError: a layer whose states cannot be expanded (recurrent layers).
+    """
+    twin = fork_cache(cache)
+    for layer in twin.layers:
+        if not isinstance(layer, DynamicLayer):
+            raise ModelError(f"{type(layer).__name__}: a prefix cannot be shared between rows")
+        for name in ("keys", "values"):
+            state = getattr(layer, name, None)
+            if isinstance(state, Tensor) and state.numel():
+                setattr(layer, name, state.expand(rows, *state.shape[1:]))
+    return twin
+
+
+def sliding_window(hf: PreTrainedModel) -> int | None:
+    """Return the smallest sliding window of the model's layers, None where there is none."""
+    config = hf.config.get_text_config(decoder=True)
+    window = getattr(config, "sliding_window", None)
+    types = getattr(config, "layer_types", None)
+    if window is None or (types is not None and "sliding_attention" not in types):
+        return None
+    if getattr(config, "use_sliding_window", True) is False:
+        return None
+    return int(window)
+
+
+def new_cache(hf: PreTrainedModel) -> DynamicCache:
+    """Return an empty cache with the layer kinds of the model (full, sliding)."""
+    return DynamicCache(config=hf.config)
+
+
+def shareable(cache: DynamicCache) -> bool:
+    """True when every layer can be expanded to several rows."""
+    return all(isinstance(layer, DynamicLayer) for layer in cache.layers)

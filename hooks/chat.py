@@ -1,0 +1,226 @@
+"""Chat templates: render once, tokenise once, and know where the instruction ends.
+
+A template is a program that came with the model. It runs in transformers' sandbox and under a time
+limit, and every failure becomes one typed line.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from transformers import PreTrainedTokenizerBase
+
+from hooks.encoded import Encoded
+from hooks.errors import TokenizerError
+
+RENDER_SECONDS = 4.0
+"""Time that one template may take for one prompt."""
+_SENTINEL = "theodolite sentinel"
+_Result = TypeVar("_Result")
+
+
+class TemplateWarning(UserWarning):
+    """A template or tokenizer that works but probably not as meant."""
+
+
+class _TooLong(BaseException):
+    """Raised inside the rendering thread when its time is up."""
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    template: bool = True,
+    system: str | None = None,
+    responses: Sequence[str] | None = None,
+) -> Encoded:
+    """Turn prompts into token ids, through the chat template unless ``template`` is False.
+
+    Special tokens come from the template alone (``add_special_tokens=False``); without a template
+    the tokenizer adds its own.
+
+    Raises:
+        TokenizerError: no template, one that fails or does not end, an empty prompt.
+    """
+    for index, prompt in enumerate(prompts):
+        if not prompt.strip():
+            raise TokenizerError(f"prompt {index} is empty")
+    if responses is not None and len(responses) != len(prompts):
+        raise TokenizerError(f"{len(prompts)} prompts but {len(responses)} responses")
+    if not template:
+        return _encode_plain(tokenizer, prompts, responses)
+    rendered = [render(tokenizer, prompt, system=system) for prompt in prompts]
+    tail = template_tail(tokenizer, system=system)
+    rows, ends = [], []
+    for text in rendered:
+        ids, end = _tokenise(tokenizer, text, len(text) - len(tail))
+        rows.append(ids)
+        ends.append(end)
+    _warn_unknown(tokenizer, rows)
+    return _with_responses(tokenizer, rows, ends, responses)
+
+
+def render(tokenizer: PreTrainedTokenizerBase, prompt: str, *, system: str | None = None) -> str:
+    """Return the prompt as the chat template writes it, up to where the answer begins.
+
+    Raises:
+        TokenizerError: no template, or one that fails or does not end in time.
+    """
+    if not tokenizer.chat_template:
+        raise TokenizerError(
+            f"{_name(tokenizer)} has no chat template: use the model's chat version, or "
+            "template=False for plain text"
+        )
+    messages = [{"role": "system", "content": system}] if system is not None else []
+    messages.append({"role": "user", "content": prompt})
+
+    def work() -> str:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        if not isinstance(text, str):
+            raise TokenizerError(f"{_name(tokenizer)}: the chat template returned no text")
+        return text
+
+    try:
+        return within(RENDER_SECONDS, work)
+    except TokenizerError:
+        raise
+    except TimeoutError as error:
+        raise TokenizerError(
+            f"{_name(tokenizer)}: the chat template ran for more than {RENDER_SECONDS:g} s and was "
+            "stopped; do not use this tokenizer"
+        ) from error
+    except Exception as error:  # a template may raise anything
+        first = (str(error).splitlines() or [""])[0][:200]
+        raise TokenizerError(
+            f"{_name(tokenizer)}: the chat template failed ({type(error).__name__}: {first})"
+            + ("; try without a system prompt" if system is not None else "")
+        ) from error
+
+
+def template_tail(tokenizer: PreTrainedTokenizerBase, *, system: str | None = None) -> str:
+    """Return what the template writes after the instruction, found by rendering.
+
+    Warns when the template ignores ``add_generation_prompt``, because the last token then does
+    not stand where an answer begins.
+    """
+    text = render(tokenizer, _SENTINEL, system=system)
+    place = text.rfind(_SENTINEL)
+    if place < 0:
+        raise TokenizerError(f"{_name(tokenizer)}: the chat template drops the user's text")
+    closed = tokenizer.apply_chat_template(
+        [{"role": "user", "content": _SENTINEL}], tokenize=False, add_generation_prompt=False
+    )
+    if system is None and closed == text:
+        warnings.warn(
+            f"{_name(tokenizer)}: the chat template ignores add_generation_prompt, so the last "
+            "token is not where an answer begins",
+            TemplateWarning,
+            stacklevel=3,
+        )
+    return text[place + len(_SENTINEL) :]
+
+
+def within(seconds: float, work: Callable[[], _Result]) -> _Result:
+    """Return ``work()``, or stop it after ``seconds``; works in any thread.
+
+    Raises:
+        TimeoutError: the time was up. Only Python code can be stopped, which a template is.
+    """
+    caller = threading.get_ident()
+    lock = threading.Lock()
+    state = {"done": False, "fired": False}
+
+    def expire() -> None:
+        with lock:
+            if not state["done"]:
+                state["fired"] = True
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                    ctypes.c_ulong(caller), ctypes.py_object(_TooLong)
+                )
+
+    def settle() -> None:
+        """Close the race: an exception that was sent is taken here and nowhere later."""
+        with lock:
+            state["done"] = True
+        timer.cancel()
+        while state["fired"]:
+            time.sleep(0.001)
+
+    timer = threading.Timer(seconds, expire)
+    timer.daemon = True
+    timer.start()
+    try:
+        try:
+            result = work()
+        except Exception:
+            settle()
+            raise
+        settle()
+    except _TooLong:
+        raise TimeoutError(f"stopped after {seconds:g} s") from None
+    return result
+
+
+def _tokenise(
+    tokenizer: PreTrainedTokenizerBase, text: str, boundary: int
+) -> tuple[tuple[int, ...], int]:
+    """Return ids and the index of the first token that begins at or after ``boundary``."""
+    if not tokenizer.is_fast:
+        head = tokenizer(text[:boundary], add_special_tokens=False)["input_ids"]
+        whole = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return tuple(whole), min(len(head), len(whole))
+    out = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    spans = out["offset_mapping"]
+    end = next((i for i, (start, _) in enumerate(spans) if start >= boundary), len(spans))
+    return tuple(out["input_ids"]), end
+
+
+def _encode_plain(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], responses: Sequence[str] | None
+) -> Encoded:
+    rows = [tuple(tokenizer(prompt)["input_ids"]) for prompt in prompts]
+    _warn_unknown(tokenizer, rows)
+    return _with_responses(tokenizer, rows, [len(row) for row in rows], responses)
+
+
+def _with_responses(
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[tuple[int, ...]],
+    ends: Sequence[int],
+    responses: Sequence[str] | None,
+) -> Encoded:
+    starts = tuple(len(row) for row in rows)
+    if responses is None:
+        return Encoded(tuple(rows), tuple(ends), starts)
+    tails = [
+        tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
+        for text in responses
+    ]
+    whole = tuple(row + tail for row, tail in zip(rows, tails, strict=True))
+    return Encoded(whole, tuple(ends), starts)
+
+
+def _warn_unknown(tokenizer: PreTrainedTokenizerBase, rows: Sequence[tuple[int, ...]]) -> None:
+    unknown = tokenizer.unk_token_id
+    total = sum(len(row) for row in rows)
+    # Some tokenizers reuse the end token as "unknown"; it then says nothing.
+    if unknown is None or unknown in (tokenizer.eos_token_id, tokenizer.bos_token_id) or not total:
+        return
+    share = sum(row.count(unknown) for row in rows) / total
+    if share > 0.01:
+        warnings.warn(
+            f"{_name(tokenizer)}: {share:.1%} of the tokens are unknown to the vocabulary; is this "
+            "the model's own tokenizer?",
+            TemplateWarning,
+            stacklevel=4,
+        )
+
+
+def _name(tokenizer: PreTrainedTokenizerBase) -> str:
+    return f"tokenizer {getattr(tokenizer, 'name_or_path', '') or type(tokenizer).__name__}"

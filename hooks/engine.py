@@ -1,0 +1,151 @@
+"""The forward engine: only useful work, each saving switchable, results in the caller's order.
+
+A prefix that all prompts share is computed once and its keys and values reused; prompts are sorted
+by length and packed to a token budget; logits only where asked; the pass stops at the deepest site
+asked for; out of memory halves the batch.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hooks.encoded import Encoded
+from hooks.errors import OutOfMemoryError
+
+LogitsRule = Literal["last", "response", "all"]
+_log = logging.getLogger("theodolite.engine")
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """Switches of the engine; each leaves the results as they are."""
+
+    prefix: bool = True
+    """Compute a prefix that all prompts share once."""
+    pack: bool = True
+    """Sort prompts by length before they are put into batches."""
+    stop: bool = True
+    """End the pass at the deepest site asked for."""
+    batch_tokens: int | None = None
+    """Padded tokens in one batch; by default 2,048 on a CPU and 16,384 on an accelerator."""
+    batch_rows: int | None = None
+    """Rows in one batch; by default as many as the tokens allow."""
+    progress: bool = False
+    """Show a progress bar on stderr."""
+
+    def budget(self, device: torch.device) -> int:
+        """Return the padded tokens of one batch."""
+        return self.batch_tokens or (2048 if device.type == "cpu" else 16384)
+
+
+@dataclass
+class RunStats:
+    """What the passes of one context cost."""
+
+    tokens_asked: int = 0
+    """Tokens of the prompts that were given."""
+    tokens_computed: int = 0
+    """Tokens that went through the model, padding and prefix included."""
+    blocks_run: int = 0
+    """Blocks executed, summed over passes."""
+    forwards: int = 0
+    halvings: int = 0
+    """How often a batch was halved because memory ran out."""
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, int | float]:
+        """Return the counters by name."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True, eq=False)
+class RunOutput:
+    """Logits of a run, in the caller's order."""
+
+    logits: Float[Tensor, "row vocab"] | list[Float[Tensor, "token vocab"]] | None = field(
+        default=None
+    )
+    """[row, vocab] for ``last``; a list of [token, vocab] for ``response`` and ``all``."""
+
+
+def plan_batches(
+    lengths: Sequence[int], *, budget: int, max_rows: int | None, sort: bool
+) -> list[list[int]]:
+    """Group row numbers so that rows times longest row stays within ``budget`` tokens."""
+    order = (
+        sorted(range(len(lengths)), key=lambda row: -lengths[row]) if sort else range(len(lengths))
+    )
+    batches: list[list[int]] = []
+    widest = 0
+    for row in order:
+        widest_if = max(widest, lengths[row])
+        full = batches and (
+            widest_if * (len(batches[-1]) + 1) > budget or len(batches[-1]) == max_rows
+        )
+        if not batches or full:
+            batches.append([])
+            widest_if = lengths[row]
+        batches[-1].append(row)
+        widest = widest_if
+    return batches
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell an allocation failure from other errors, on GPU and CPU."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "DefaultCPUAllocator" in text or "out of memory" in text
+    )
+
+
+def halving(
+    batches: Sequence[list[int]],
+    work: Callable[[list[int]], _Result],
+    stats: RunStats,
+) -> Iterator[tuple[list[int], _Result]]:
+    """Run ``work`` on each batch; when memory runs out, on its halves.
+
+    Raises:
+        OutOfMemoryError: a single row does not fit.
+    """
+    stack = list(reversed(batches))
+    while stack:
+        batch = stack.pop()
+        try:
+            result = work(batch)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(batch) == 1:
+                raise OutOfMemoryError(
+                    f"out of memory with one prompt (row {batch[0]}) in the batch: use a smaller "
+                    "dtype, a shorter prompt, or device_map='auto'"
+                ) from error
+            stats.halvings += 1
+            middle = len(batch) // 2
+            _log.warning("out of memory: batch of %d rows halved to %d", len(batch), middle)
+            stack += [batch[middle:], batch[:middle]]
+            continue
+        yield batch, result
+
+
+def usable_prefix(encoded: Encoded, *, least: int = 4) -> int:
+    """Return how many leading tokens may be computed once for all rows.
+
+    It ends before the instruction does, so every token that a position rule other than ``all``
+    can mean stays in the rows' own passes.
+    """
+    if len(encoded) < 2:
+        return 0
+    shared = min(encoded.common_prefix(), min(encoded.instruction_end) - 1)
+    return shared if shared >= least else 0

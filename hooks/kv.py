@@ -1,0 +1,135 @@
+"""A prompt's keys and values that can be continued, forked and rolled back exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import DynamicCache
+
+from hooks.cache import fork_cache, new_cache, sliding_window
+from hooks.encoded import Encoded, left_pad
+from hooks.errors import ContextError
+from hooks.forwards import frame_of
+from hooks.positions import Frame
+
+if TYPE_CHECKING:
+    from hooks.run import Run
+
+_SNAPSHOTS = 64
+
+
+class KVState:
+    """What a model has read so far, for look-ahead: append, fork, roll back.
+
+    A fork shares the states with its origin and copies nothing under full attention. Logits after
+    a rollback or in a fork equal those of a run that never branched, bit for bit in float32 on
+    the same machine. Steering changes cached keys and values, so a state belongs to the context
+    (and its edits) that made it and is refused elsewhere.
+    """
+
+    def __init__(self, run: Run, cache: DynamicCache, mask: Tensor, logits: Tensor) -> None:
+        """Use :meth:`hooks.Run.prefill` instead."""
+        self._run = run
+        self._cache = cache
+        self._mask = mask
+        self.logits: Float[Tensor, "row vocab"] = logits
+        """Logits after the last token read."""
+        self._marks: list[tuple[int, DynamicCache, Tensor]] = []
+
+    @classmethod
+    def start(cls, run: Run, encoded: Encoded) -> KVState:
+        """Read ``encoded`` as one batch."""
+        batch = left_pad(encoded.ids, pad=0, offset=0)
+        state = cls(
+            run,
+            new_cache(run.view.hf),
+            torch.zeros(len(encoded), 0, dtype=torch.long),
+            torch.empty(0),
+        )
+        run.stats.tokens_asked += sum(encoded.lengths)
+        prompt = frame_of(run, encoded, range(len(encoded)), batch)
+        state._read(batch.ids, batch.mask, prompt)
+        return state
+
+    @property
+    def length(self) -> int:
+        """Number of (padded) tokens read."""
+        return self._mask.shape[1]
+
+    def append(self, ids: Int[Tensor, "row token"] | Sequence[Sequence[int]]) -> KVState:
+        """Read more tokens, the same number for every row; returns itself."""
+        new = torch.as_tensor(ids, dtype=torch.long)
+        if new.ndim != 2 or len(new) != len(self._mask) or new.shape[1] == 0:
+            raise ContextError(
+                f"cannot append {tuple(new.shape)} tokens to a state of {len(self._mask)} rows"
+            )
+        if sliding_window(self._run.view.hf) is not None:
+            # A sliding layer forgets what leaves its window: only a snapshot can bring it back.
+            self._marks.append((self.length, fork_cache(self._cache), self.logits))
+            self._marks = self._marks[-_SNAPSHOTS:]
+        real = torch.ones_like(new)
+        device = self._run.view.device
+        self._read(new, real, Frame(new.to(device), real.bool().to(device), prompt_tokens=0))
+        return self
+
+    def fork(self) -> KVState:
+        """Return an independent continuation of the same past."""
+        twin = KVState(self._run, fork_cache(self._cache), self._mask, self.logits)
+        twin._marks = list(self._marks)
+        return twin
+
+    def rollback(self, tokens: int) -> KVState:
+        """Forget the last ``tokens`` tokens; returns itself. ``logits`` are then not known.
+
+        Raises:
+            ContextError: more than was read, or, with a sliding window, not a point where an
+                ``append`` began.
+        """
+        target = self.length - tokens
+        if tokens < 0 or target < 1:
+            raise ContextError(f"cannot roll back {tokens} of {self.length} tokens")
+        if tokens == 0:
+            return self
+        if sliding_window(self._run.view.hf) is None:
+            self._cache = fork_cache(self._cache)
+            self._cache.crop(-tokens)
+            self.logits = torch.full_like(self.logits, float("nan"))
+        else:
+            marks = [mark for mark in self._marks if mark[0] == target]
+            if not marks:
+                raise ContextError(
+                    f"token {target} is not where an append began: a sliding window can only be "
+                    "rolled back to such a point; fork() before you append"
+                )
+            _, self._cache, self.logits = marks[-1]
+            self._marks = [mark for mark in self._marks if mark[0] < target]
+        self._mask = self._mask[:, :target]
+        return self
+
+    def _read(self, ids: Tensor, mask: Tensor, frame: Frame) -> None:
+        run = self._run
+        with run._clock():
+            registry, device = run.view.registry, run.view.device
+            past = self.length
+            self._mask = torch.cat([self._mask, mask], dim=1)
+            positions = (self._mask.cumsum(1) - 1).clamp_min(0)[:, past:]
+            registry.announced = lambda past, width: frame
+            try:
+                out = run.view.hf(
+                    input_ids=ids.to(device),
+                    attention_mask=self._mask.to(device),
+                    position_ids=positions.to(device),
+                    past_key_values=self._cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
+            finally:
+                registry.announced = registry.frame = None
+            self.logits = out.logits[:, -1].float().cpu()
+            run.stats.tokens_computed += ids.numel()
+            run.stats.forwards += 1
+            run.stats.blocks_run += run.view.layout.n_layers

@@ -1,0 +1,253 @@
+"""Load a model or a base/aligned pair from a folder, the hub, or the reference pair."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedTokenizerBase
+
+from hooks.errors import ModelError, TokenizerError
+from hooks.model import Model, view_of
+from hooks.source import Source
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+_log = logging.getLogger("theodolite.load")
+_REFERENCE = ("reference:base", "reference:aligned")
+
+
+def load(
+    spec: str, *, dtype: Dtype = "auto", device: str = "auto", revision: str | None = None
+) -> Model:
+    """Load one model.
+
+    Args:
+        spec: a local folder, a hub id, ``reference:base``, ``reference:aligned``, or
+            ``BASE+ADAPTER`` (a PEFT adapter folder on a base).
+        dtype: ``auto`` is bfloat16 where the hardware multiplies it natively, else float32.
+        device: ``auto`` is the first accelerator, else the CPU; ``map`` spreads a model that is
+            larger than one device (accelerate's ``device_map="auto"``).
+        revision: commit or branch on the hub.
+
+    Raises:
+        ModelError: nothing loadable is there, or its weights are pickle-family files.
+        TokenizerError: the tokenizer cannot be loaded.
+    """
+    base, adapter = split_spec(spec)
+    hf, tokenizer, source = _load_base(base, dtype, device, revision)
+    if adapter is None:
+        view, _ = view_of(hf, tokenizer)
+        return Model(view, _named(source, spec, None))
+    _add_adapter(hf, adapter, spec)
+    _, view = view_of(hf, tokenizer, adapter=True)
+    if view is None:
+        raise ModelError(f"{spec}: the adapter left no view")
+    return Model(view, _named(source, spec, adapter))
+
+
+def load_pair(
+    base: str,
+    aligned: str,
+    *,
+    dtype: Dtype = "auto",
+    device: str = "auto",
+    allow_mismatch: bool = False,
+) -> tuple[Model, Model]:
+    """Load base and aligned model; a pair that differs by an adapter shares one set of weights.
+
+    Raises:
+        ModelError: different numbers of layers or widths, or the same model twice by name.
+        TokenizerError: different tokenizers or chat templates, unless ``allow_mismatch``.
+    """
+    base_root, base_adapter = split_spec(base)
+    root, adapter = split_spec(aligned)
+    if base_adapter is None and adapter is not None and base_root == root:
+        hf, tokenizer, source = _load_base(base_root, dtype, device, None)
+        _add_adapter(hf, adapter, aligned)
+        off, on = view_of(hf, tokenizer, adapter=True)
+        if on is None:
+            raise ModelError(f"{aligned}: the adapter left no view")
+        return Model(off, _named(source, base, None)), Model(on, _named(source, aligned, adapter))
+    pair = (load(base, dtype=dtype, device=device), load(aligned, dtype=dtype, device=device))
+    check_pair(*pair, allow_mismatch=allow_mismatch)
+    return pair
+
+
+def check_pair(base: Model, aligned: Model, *, allow_mismatch: bool = False) -> tuple[str, ...]:
+    """Refuse two models whose states cannot be subtracted; return what was allowed.
+
+    Raises:
+        ModelError: different numbers of layers or widths.
+        TokenizerError: different vocabularies or chat templates, unless ``allow_mismatch``.
+    """
+    for name in ("n_layers", "d_model"):
+        left, right = getattr(base, name), getattr(aligned, name)
+        if left != right:
+            raise ModelError(
+                f"{base.spec} has {name} {left}, {aligned.spec} has {right}: their states cannot "
+                "be compared; give a base and the model that was trained from it"
+            )
+    left, right = base.tokenizer_info(), aligned.tokenizer_info()
+    found = []
+    if left.digest != right.digest:
+        found.append("tokenizers")
+    if left.chat_template_digest != right.chat_template_digest:
+        found.append("chat templates")
+    if found and not allow_mismatch:
+        raise TokenizerError(
+            f"{base.spec} and {aligned.spec} have different {' and '.join(found)}, so the same "
+            "prompt gives different tokens; --allow-mismatch uses the aligned model's for both "
+            "and records it"
+        )
+    return tuple(found)
+
+
+def wrap(
+    hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, spec: str = "in memory"
+) -> Model:
+    """Use a model that is loaded already; it is not changed.
+
+    Raises:
+        ModelError: TransformerLens does not know its architecture.
+    """
+    view, _ = view_of(hf, tokenizer)
+    folder = Path(str(hf.name_or_path)) if hf.name_or_path else None
+    known = folder if folder is not None and folder.is_dir() else None
+    return Model(view, Source(spec=spec, name=str(hf.name_or_path or spec), folder=known))
+
+
+def split_spec(spec: str) -> tuple[str, Path | None]:
+    """Split ``BASE+ADAPTER``; ``reference:aligned`` is the reference base and its adapter.
+
+    Raises:
+        ModelError: an empty part, or an adapter folder that is not there.
+    """
+    if spec == "reference:aligned":
+        from hooks import reference
+
+        return "reference:base", Path(reference.adapter_path())
+    if spec.startswith("reference:") and spec not in _REFERENCE:
+        raise ModelError(f"{spec!r}: choose {' or '.join(_REFERENCE)}")
+    if Path(spec).is_dir() or "+" not in spec:
+        return spec, None
+    base, _, adapter = spec.rpartition("+")
+    if not base or not adapter:
+        raise ModelError(f"{spec!r}: write BASE+ADAPTER, both non-empty")
+    folder = Path(adapter)
+    if not (folder / "adapter_config.json").is_file():
+        raise ModelError(f"{adapter}: no adapter_config.json there; give a PEFT adapter folder")
+    return base, folder
+
+
+def native_bfloat16(device: str) -> bool:
+    """True where the hardware multiplies bfloat16 natively."""
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device != "cpu":
+        return False
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("amx_bf16") or able.get("amx_tile") or able.get("avx512_bf16"))
+
+
+def _named(source: Source, spec: str, adapter: Path | None) -> Source:
+    return Source(spec, source.name, source.folder, source.revision, adapter)
+
+
+def _load_base(
+    spec: str, dtype: Dtype, device: str, revision: str | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Source]:
+    name = spec
+    if spec == "reference:base":
+        from hooks import reference
+
+        name = str(reference.path("base"))
+    where = _pick_device(device)
+    chosen = _pick_dtype(dtype, where)
+    options: dict[str, object] = {"device_map": "auto"} if device == "map" else {}
+    try:
+        hf = AutoModelForCausalLM.from_pretrained(
+            name,
+            revision=revision,
+            dtype=chosen,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            trust_remote_code=False,
+            **options,
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(_explain(name, error)) from error
+    if device != "map":
+        hf = hf.to(where)
+    hf.eval().requires_grad_(False)
+    folder = Path(name) if Path(name).is_dir() else _snapshot(hf)
+    commit = getattr(hf.config, "_commit_hash", None)
+    return hf, _load_tokenizer(name, revision), Source(spec, name, folder, commit or revision)
+
+
+def _load_tokenizer(name: str, revision: str | None) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).splitlines()[0][:200]
+        raise TokenizerError(f"{name}: no tokenizer could be loaded ({first})") from error
+
+
+def _snapshot(hf: PreTrainedModel) -> Path | None:
+    """Return the hub cache folder that holds the weights, if there is one."""
+    from huggingface_hub import try_to_load_from_cache
+
+    commit = getattr(hf.config, "_commit_hash", None)
+    found = try_to_load_from_cache(str(hf.name_or_path), "config.json", revision=commit)
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _add_adapter(hf: PreTrainedModel, folder: Path, spec: str) -> None:
+    if not list(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"{folder}: no safetensors adapter there; pickle-family files are not read"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # peft warns about keys that it then loads
+            hf.load_adapter(str(folder), is_trainable=False)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        first = str(error).splitlines()[0][:200]
+        raise ModelError(f"{spec}: the adapter does not fit its base ({first})") from error
+    hf.eval().requires_grad_(False)
+    for name, part in hf.named_parameters():
+        if "lora_" in name:
+            part.data = part.data.to(hf.dtype)
+
+
+def _pick_device(device: str) -> str:
+    if device in ("auto", "map"):
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.device(device)
+    except RuntimeError as error:
+        raise ModelError(f"{device!r} is not a device; try auto, cpu, cuda or cuda:1") from error
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ModelError(f"{device}: torch sees no CUDA device here; use --device cpu")
+    return device
+
+
+def _pick_dtype(dtype: Dtype, device: str) -> torch.dtype:
+    names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype == "auto":
+        return torch.bfloat16 if native_bfloat16(device) else torch.float32
+    if dtype not in names:
+        raise ModelError(f"dtype {dtype!r}; choose auto, {', '.join(names)}")
+    return names[dtype]
+
+
+def _explain(name: str, error: Exception) -> str:
+    text = str(error)
+    if "safetensors" in text and Path(name).is_dir():
+        return f"{name}: no safetensors weights there; pickle-family files are never read"
+    if not Path(name).exists() and "/" not in name.strip("./"):
+        return f"{name}: neither a folder here nor a hub id; check the spelling"
+    return f"{name}: cannot be loaded ({text.splitlines()[0][:200]})"

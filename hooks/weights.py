@@ -1,0 +1,113 @@
+"""One set of weights and the views on it: without and with an adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hooks.errors import ContextError, SiteError
+from hooks.layout import Layout
+from hooks.registry import Registry
+from hooks.sites import Site
+
+
+class Weights:
+    """A Hugging Face model, its layout and its one registry."""
+
+    def __init__(self, hf: PreTrainedModel, *, has_adapter: bool = False) -> None:
+        """Read the layout; the model is not touched."""
+        self.hf = hf
+        self.layout = Layout(hf)
+        self.registry = Registry(hf, self.layout)
+        self.has_adapter = has_adapter
+        self.adapter_on: bool | None = None
+        self.users = 0
+
+
+class View:
+    """The model as one side of a pair sees it: the adapter off or on."""
+
+    def __init__(
+        self, weights: Weights, tokenizer: PreTrainedTokenizerBase, *, adapter: bool | None
+    ) -> None:
+        """``adapter`` is None where the weights have none to switch."""
+        self.weights = weights
+        self.tokenizer = tokenizer
+        self.adapter = adapter
+        self.refuse: Callable[[Site], str | None] = lambda site: None
+        """Gives the reason why a site failed the model's check, if it did."""
+
+    @property
+    def hf(self) -> PreTrainedModel:
+        """The Hugging Face model itself."""
+        return self.weights.hf
+
+    @property
+    def layout(self) -> Layout:
+        """Where each site lies."""
+        return self.weights.layout
+
+    @property
+    def registry(self) -> Registry:
+        """The registry that all views of these weights share."""
+        return self.weights.registry
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        return self.hf.get_input_embeddings().weight.device  # type: ignore[union-attr, return-value]
+
+    def require(self, sites: Sequence[Site]) -> None:
+        """Refuse sites that failed the model's check.
+
+        Raises:
+            SiteError: with the measured error.
+        """
+        for site in sites:
+            reason = self.refuse(site)
+            if reason is not None:
+                raise SiteError(f"{site.name} is not served: {reason}")
+
+    def enter(self) -> None:
+        """Switch the adapter for a context.
+
+        Raises:
+            ContextError: a context on the other view is open.
+        """
+        weights = self.weights
+        if weights.users and weights.adapter_on != self.adapter:
+            raise ContextError(
+                "the other model of this pair has an open context, and both share one set of "
+                "weights; close it first or load the two models apart"
+            )
+        if self.adapter is not None and not weights.users:
+            switch_adapter(weights.hf, on=self.adapter)
+        weights.adapter_on = self.adapter
+        weights.users += 1
+
+    def __enter__(self) -> View:
+        """Switch the adapter, as :meth:`enter`."""
+        self.enter()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Give the adapter back, as :meth:`leave`."""
+        self.leave()
+
+    def leave(self) -> None:
+        """Give the adapter back; after the last context it is off again."""
+        weights = self.weights
+        weights.users -= 1
+        if weights.users == 0 and weights.has_adapter:
+            switch_adapter(weights.hf, on=False)
+            weights.adapter_on = None
+
+
+def switch_adapter(hf: PreTrainedModel, *, on: bool) -> None:
+    """Turn the model's PEFT adapter on or off."""
+    if on:
+        hf.enable_adapters()
+    else:
+        hf.disable_adapters()

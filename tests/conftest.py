@@ -1,0 +1,23 @@
+"""Tiny random models of every proven family, and planted pairs, shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before torch: the suite compares bits, and the user's cache must stay as it is.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("WANDB_MODE", "disabled")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_check_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep the converted reference model in the user's cache, and the rest out of it."""
+    import hooks.check
+
+    folder = tmp_path_factory.mktemp("cache")
+    hooks.check.cache_root = lambda: Path(folder)
