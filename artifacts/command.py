@@ -71,7 +71,9 @@ def main(command_class: type[Command], argv: Sequence[str] | None = None) -> int
     )
     debug = "--debug" in arguments
     try:
-        return command.run() or 0
+        code = command.run() or 0
+        sys.stdout.flush()
+        return code
     except BrokenPipeError:  # the reader of a pipe (head, less) has gone: not an error of ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
@@ -96,9 +98,13 @@ def emit_line(text: str = "") -> None:
 def emit_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table on stdout; cells are text, never markup."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
+    from rich.console import Console as RichConsole
     from rich.table import Table
     from rich.text import Text
+
+    class Console(RichConsole):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # main() ends quietly; rich would exit with code 1
 
     headed = any(columns)
     table = Table(

@@ -1,11 +1,15 @@
 """One writer at a time: a lock file beside the target that names its holder's pid and host.
 
-The lock file is ``.NAME.lock`` in the target's folder. It is removed on release; one left by a
-killed process on the same host is recognised by its pid and taken over.
+The lock is the operating system's (flock) on ``.NAME.lock`` in the target's folder, so it ends with
+the process that holds it, however that process ends. The file is removed on release; one left by a
+killed process is harmless and is taken over by the next writer.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,17 +32,22 @@ def locked(target: Path, *, wait: float = WAIT) -> Generator[None]:
         LockedError: if another process still holds the lock after ``wait`` seconds.
         OSError: if the lock file cannot be created.
     """
-    from filelock import SoftFileLock, Timeout
+    from filelock import FileLock, Timeout
 
     path = target.parent / f".{target.name}.lock"
-    lock = SoftFileLock(path, timeout=wait, poll_interval=0.01)
+    lock = FileLock(path, timeout=wait, poll_interval=0.01, is_singleton=False)
     try:
         lock.acquire()
     except Timeout as error:
         raise LockedError(_holder(target, path)) from error
     try:
+        path.write_text(f"{os.getpid()}\n{socket.gethostname()}\n", encoding="utf-8")
         yield
     finally:
+        # While the lock is held: a waiter on the removed file notices and starts over (filelock
+        # checks the link count), so two holders cannot meet.
+        with contextlib.suppress(OSError):
+            path.unlink()
         lock.release()
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NoReturn, Protocol, cast, runtime_checkable
@@ -47,6 +47,7 @@ class _Entry(Protocol):
 class _Stream(Protocol):
     """The part of ``safe_open`` that is used; the library ships no types for it."""
 
+    def metadata(self) -> Mapping[str, str] | None: ...
     def keys(self) -> Sequence[str]: ...
     def get_slice(self, name: str) -> _Entry: ...
     def get_tensor(self, name: str) -> Tensor: ...
@@ -73,9 +74,8 @@ def load(path: str | os.PathLike[str]) -> Artifact:
     """
     file = Path(path)
     try:
-        header = _read_header(file)
-        stored = _stored_manifest(header)
-        tensors = _read_tensors(file)
+        _stored_manifest(_read_header(file).get("__metadata__"))
+        stored, tensors = _read_content(file)
     except OSError as error:
         raise SystemFailure(f"cannot read {file}: {error.strerror or error}") from error
     except ArtifactError as error:
@@ -152,8 +152,7 @@ def _read_start(file: Path) -> tuple[bytes, int]:
         return stream.read(512), status.st_size
 
 
-def _stored_manifest(header: dict[str, Json]) -> dict[str, Json]:
-    metadata = header.get("__metadata__")
+def _stored_manifest(metadata: Json) -> dict[str, Json]:
     if not isinstance(metadata, dict) or METADATA_KEY not in metadata:
         others = sorted(metadata)[:5] if isinstance(metadata, dict) else []
         _refuse(
@@ -176,15 +175,17 @@ def _stored_manifest(header: dict[str, Json]) -> dict[str, Json]:
     return stored
 
 
-def _read_tensors(file: Path) -> dict[str, Tensor]:
+def _read_content(file: Path) -> tuple[dict[str, Json], dict[str, Tensor]]:
+    # Manifest and tensors come from one open file: a writer may replace the file at any moment.
     try:
         # pread, not mmap: a mapped file that shrinks kills the process with SIGBUS.
         with _opened(os.fspath(file), framework="pt", backend="pread") as stream:
+            stored = _stored_manifest(dict(stream.metadata() or {}))
             keys = list(stream.keys())
             for key in keys:
                 entry = stream.get_slice(key)
                 check_entry(key, str(entry.get_dtype()), tuple(entry.get_shape()))
-            return {key: stream.get_tensor(key) for key in keys}
+            return stored, {key: stream.get_tensor(key) for key in keys}
     except (SafetensorError, ValueError, RuntimeError, EOFError) as error:
         raise ArtifactError(f"damaged safetensors file: {str(error)[:200]}") from error
 
