@@ -7,7 +7,7 @@ row's chosen tokens. Sums are kept in float64 on the CPU; merging is exact in a 
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from einops import einsum, rearrange
@@ -17,6 +17,7 @@ from torch import Tensor
 from hooks.errors import PositionError
 
 
+@runtime_checkable
 class Accumulator(Protocol):
     """What a capture writes into."""
 

@@ -138,9 +138,13 @@ def _batch(
     def describe(past: int, width: int) -> Frame:
         return frame_of(run, encoded, rows, batch)
 
-    output = _pass(run, batch, cache, stop, describe, logits=_kept(encoded, rows, batch, logits))
+    kept = _kept(encoded, rows, batch, logits)
+    deepest = run.deepest
+    if kept is None and deepest is not None and deepest.kind == "unembed.hook_out":
+        kept = 0
+    output = _pass(run, batch, cache, stop, describe, logits=kept)
     run.stats.tokens_computed += batch.ids.numel()
-    return output
+    return None if logits is None else output
 
 
 def frame_of(run: Run, encoded: Encoded, rows: Sequence[int], batch: Batch) -> Frame:

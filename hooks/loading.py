@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-from transformers import PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from hooks.errors import ModelError, TokenizerError
 from hooks.model import Model, view_of
@@ -173,7 +177,6 @@ def _load_base(
             name,
             revision=revision,
             dtype=chosen,
-            attn_implementation="sdpa",
             use_safetensors=True,
             trust_remote_code=False,
             **options,

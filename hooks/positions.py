@@ -10,7 +10,7 @@ the model only in the second pass of ``generate()``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import torch
@@ -67,6 +67,7 @@ class Frame:
     """True while the engine computes the prefix that all rows share."""
     _memo: dict[object, Bool[Tensor, "row token"]] = field(default_factory=dict)
     _picked: dict[object, Picked | None] = field(default_factory=dict)
+    _tails: dict[int, Frame] = field(default_factory=dict)
 
     @property
     def batch(self) -> int:
@@ -88,6 +89,26 @@ class Frame:
                 wanted = wanted & (is_prompt if steps == "prompt" else ~is_prompt)
             self._memo[key] = wanted
         return self._memo[key]
+
+    def tail(self, width: int) -> Frame:
+        """Return the frame of the last ``width`` tokens (where logits are not kept for all)."""
+        cut = self.mask.shape[1] - width
+        if cut == 0:
+            return self
+        if width not in self._tails:
+            ends, starts = self.instruction_end, self.response_start
+            self._tails[width] = replace(
+                self,
+                ids=None if self.ids is None else self.ids[:, cut:],
+                mask=self.mask[:, cut:],
+                prompt_tokens=max(self.prompt_tokens - cut, 0),
+                instruction_end=None if ends is None else ends - cut,
+                response_start=None if starts is None else starts - cut,
+                _memo={},
+                _picked={},
+                _tails={},
+            )
+        return self._tails[width]
 
     def pick(self, rule: PositionRule, steps: StepRule) -> Picked | None:
         """Return row, token and slot numbers of the chosen tokens; None when there are none.

