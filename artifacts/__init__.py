@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from artifacts.names import check_name, safe_join
     from artifacts.provenance import timestamp, tool, versions
     from artifacts.read import load, verify
-    from artifacts.write import save
+    from artifacts.write import save, write_file
 
 _HOMES = {
     "Artifact": "artifacts.artifact",
@@ -56,6 +56,7 @@ _HOMES = {
     "tool": "artifacts.provenance",
     "verify": "artifacts.read",
     "versions": "artifacts.provenance",
+    "write_file": "artifacts.write",
 }
 
 __all__ = [
@@ -82,6 +83,7 @@ __all__ = [
     "tool",
     "verify",
     "versions",
+    "write_file",
 ]
 
 

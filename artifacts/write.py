@@ -53,7 +53,22 @@ def save(artifact: Artifact, path: str | os.PathLike[str]) -> str:
     manifest, tensors = artifact.manifest, _own_copies(artifact)
     check_layout(manifest, tensors)
     digest = content_digest(manifest, tensors)
-    data = _serialise(manifest, digest, tensors)
+    write_file(path, _serialise(manifest, digest, tensors))
+    return digest
+
+
+def write_file(path: str | os.PathLike[str], data: bytes) -> None:
+    """Put ``data`` at ``path`` completely or not at all; reports and tables use this as well.
+
+    Args:
+        path: the target file. Its folder must exist; an existing file is replaced.
+        data: the whole content.
+
+    Raises:
+        ArtifactError: if the target is a symbolic link, a folder, or in a folder that is missing.
+        LockedError: if another process is writing to the same target; names its pid and host.
+        SystemFailure: if the file system fails.
+    """
     target = Path(path)
     try:
         _check_target(target)
@@ -64,7 +79,6 @@ def save(artifact: Artifact, path: str | os.PathLike[str]) -> str:
         raise SystemFailure(
             f"cannot write {target}: {error.strerror or error}; {_hint(error)}"
         ) from error
-    return digest
 
 
 def _own_copies(artifact: Artifact) -> dict[str, Tensor]:
@@ -147,4 +161,4 @@ def _remove_orphans(target: Path) -> None:
 def _hint(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "free some space and run again; what stood there before is intact"
-    return "a file that stands there is complete (old or new); run `python -m artifacts.show` on it"
+    return "a file that stands there is complete, old or new; check the disk and run again"
