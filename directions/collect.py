@@ -1,0 +1,101 @@
+"""Model passes: prompts in, one shard of states out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Float32
+from torch import Tensor
+
+from artifacts.errors import InputError
+from directions.options import PositionName
+from evaluation.prompts import Prompt
+from hooks import Capture, Encoded, EngineOptions, Model, Rows
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A pair of models and the token ids that both of them read."""
+
+    base: Model
+    aligned: Model
+    encoded: Mapping[str, Encoded]
+    """Token ids by rendering: ``template`` and, where a contrast needs it, ``raw``."""
+    cells: tuple[str, ...]
+    sites: tuple[str, ...]
+    """Full site names, in the order of the forward pass."""
+    position: PositionName
+    slots: int
+    """Tokens read from each prompt."""
+
+    def shard(
+        self, rows: range, options: EngineOptions | None = None
+    ) -> tuple[dict[str, Float32[Tensor, "n slot d"]], dict[str, float]]:
+        """Run both models on some prompts, each rendering once.
+
+        Returns:
+            States by ``{cell}/{site}``, slot 0 being the last token, and the summed counters.
+        """
+        states: dict[str, Float32[Tensor, "n slot d"]] = {}
+        stats: Counter[str] = Counter()
+        for cell in self.cells:
+            side, rendering = cell.split(".")
+            model = self.aligned if side == "aligned" else self.base
+            taken = Rows()
+            capture = Capture(self.sites, at=self.position, into=taken)
+            with model.hooks(capture=capture, options=options) as run:
+                run.forward(self.encoded[rendering][rows.start : rows.stop])
+                stats.update(run.stats.as_dict())
+            for site in self.sites:
+                states[f"{cell}/{site}"] = self._slots(taken[site])
+        return states, {name: float(value) for name, value in stats.items()}
+
+    def _slots(self, values: Tensor | list[Tensor]) -> Float32[Tensor, "n slot d"]:
+        if isinstance(values, Tensor) and values.ndim == 2:
+            return rearrange(values, "n d -> n 1 d")
+        # Prompts may end in different numbers of template tokens; the shared ones are the last.
+        parts = [part[-self.slots :].flip(0) for part in values]
+        return torch.stack(parts)
+
+
+def encode(
+    base: Model,
+    aligned: Model,
+    prompts: Sequence[Prompt],
+    *,
+    raw: bool,
+    system: str | None,
+) -> dict[str, Encoded]:
+    """Encode all prompts with the aligned model's tokenizer, so that both models read the same ids.
+
+    Raises:
+        TokenizerError: there is no chat template, or it fails.
+        InputError: a prompt is longer than the context, or has tokens that the base model lacks.
+    """
+    texts = [prompt.prompt for prompt in prompts]
+    encoded = {"template": aligned.encode(texts, system=system)}
+    if raw:
+        encoded["raw"] = aligned.encode(texts, template=False)
+    limits = [n for n in (base.context_length, aligned.context_length) if n is not None]
+    known = min(_vocabulary(base), _vocabulary(aligned))
+    for rows in encoded.values():
+        for prompt, ids in zip(prompts, rows, strict=True):
+            if limits and len(ids) > min(limits):
+                raise InputError(
+                    f"prompt {prompt.id} has {len(ids)} tokens, the models read {min(limits)}; "
+                    "shorten it or leave it out"
+                )
+            if max(ids) >= known:
+                raise InputError(
+                    f"prompt {prompt.id} has token {max(ids)}, but one of the models knows only "
+                    f"{known}; their vocabularies differ too much to compare states"
+                )
+    return encoded
+
+
+def _vocabulary(model: Model) -> int:
+    return int(model.hf.get_input_embeddings().weight.shape[0])  # type: ignore[index]

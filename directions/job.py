@@ -1,0 +1,151 @@
+"""Everything that is settled before the first pass: models, prompts, tokens, configuration."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import hooks
+from artifacts.errors import InputError
+from artifacts.provenance import tool, versions
+from directions.assemble import harmful_mask
+from directions.collect import Source, encode
+from directions.contrasts import Contrast, cells_of, resolve
+from directions.ledger import Config
+from directions.options import Options
+from directions.ranks import Ranks
+from directions.shards import Role, shard_rows
+from directions.split import Split, given, split
+from evaluation.prompts import PromptSet, shipped
+from hooks import Model
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """Everything that is settled before the first pass."""
+
+    source: Source
+    split: Split
+    contrasts: tuple[Contrast, ...]
+    options: Options
+    config: Config
+    notes: tuple[str, ...]
+
+    @property
+    def shards(self) -> tuple[tuple[range, ...], int]:
+        """Prompt numbers of every shard, and how many shards are for the fit."""
+        sizes = len(self.split.fit), len(self.split.test)
+        return shard_rows(*sizes, self.options.shard_size)
+
+
+def prompts(fit: PromptSet | None, test: PromptSet | None, *, seed: int) -> Split:
+    """Settle which prompts are fitted and tested on.
+
+    Raises:
+        InputError: a class is too small.
+    """
+    if test is None:
+        return split(fit or shipped("test"), seed=seed)
+    return given(fit or shipped("test"), test)
+
+
+def prepare(
+    base: str | Model, aligned: str | Model, data: Split, options: Options, ranks: Ranks
+) -> Job:
+    """Load the models and encode the prompts.
+
+    Raises:
+        InputError: models that cannot be compared, a tokenizer without chat template, a prompt that
+            is too long, a site that this family cannot give.
+    """
+    pair, notes = _load(base, aligned, options, ranks)
+    contrasts = resolve(options.resolved_contrasts())
+    raw = any(contrast.raw for contrast in contrasts)
+    rows = (*data.fit.prompts, *data.test.prompts)
+    with _warnings_as_notes() as warned:
+        encoded = encode(*pair, rows, raw=raw, system=options.system)
+    slots = 1 if options.positions == "last" else encoded["template"].template_length
+    if slots == 0:
+        raise InputError("positions template: the chat template ends with the instruction")
+    sites = pair[1].sites([f"blocks.*.{site}" for site in options.sites])
+    source = Source(*pair, encoded, cells_of(contrasts), sites, options.positions, slots)
+    if options.contrasts is None and options.positions != "last":
+        notes = (*notes, "contrasts with raw prompts left out: they have no template tokens")
+    config = _config(source, data, options)
+    return Job(source, data, contrasts, options, config, (*notes, *data.notes, *warned))
+
+
+def _load(
+    base: str | Model, aligned: str | Model, options: Options, ranks: Ranks
+) -> tuple[tuple[Model, Model], tuple[str, ...]]:
+    device = ranks.device(options.device)
+    if isinstance(base, str) and isinstance(aligned, str):
+        pair = hooks.load_pair(
+            base,
+            aligned,
+            dtype=options.dtype,
+            device=device,
+            allow_mismatch=options.allow_mismatch,
+        )
+    else:
+        loaded = [
+            hooks.load(model, dtype=options.dtype, device=device)
+            if isinstance(model, str)
+            else model
+            for model in (base, aligned)
+        ]
+        pair = (loaded[0], loaded[1])
+    found = hooks.check_pair(*pair, allow_mismatch=options.allow_mismatch)
+    if not found:
+        return pair, ()
+    return pair, (
+        f"{' and '.join(found)} of base and aligned differ, allowed by --allow-mismatch; both "
+        "models read the tokens of the aligned model's",
+    )
+
+
+def _config(source: Source, data: Split, options: Options) -> Config:
+    record = {k: list(v) if isinstance(v, tuple) else v for k, v in options.record().items()}
+    return {
+        "options": record,  # type: ignore[dict-item]
+        "base": source.base.info().model_dump(mode="json"),
+        "aligned": source.aligned.info().model_dump(mode="json"),
+        "tokenizer": source.aligned.tokenizer_info().model_dump(mode="json"),
+        "fit": data.fit.digest,
+        "test": data.test.digest,
+        "cells": list(source.cells),
+        "slots": source.slots,
+        "device": source.aligned.device.type,
+        "tool": tool().version,
+        "versions": dict(versions()),
+    }
+
+
+def roles(job: Job, path: Callable[[int], Path]) -> tuple[Role, Role]:
+    """Return the shards of the fit and of the test prompts."""
+    shards, n_fit = job.shards
+    found = []
+    for data, part in ((job.split.fit, shards[:n_fit]), (job.split.test, shards[n_fit:])):
+        offset = part[0].start
+        numbers = range(n_fit) if data is job.split.fit else range(n_fit, len(shards))
+        found.append(
+            Role(
+                tuple(path(number) for number in numbers),
+                tuple(slice(rows.start - offset, rows.stop - offset) for rows in part),
+                harmful_mask([prompt.label for prompt in data.prompts]),
+            )
+        )
+    return found[0], found[1]
+
+
+@contextmanager
+def _warnings_as_notes() -> Iterator[list[str]]:
+    """Turn what the tokenizer layer warns of into notes of the artifact."""
+    notes: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield notes
+    notes += dict.fromkeys(str(warning.message) for warning in caught)

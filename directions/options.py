@@ -1,0 +1,97 @@
+"""The options of an extraction; nothing here imports torch, so that ``--help`` stays fast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Literal, get_args
+
+from artifacts.errors import InputError
+
+ContrastName = Literal["shift", "template_shift", "did", "refusal", "refusal_base", "naive_shift"]
+SiteKind = Literal[
+    "hook_resid_pre",
+    "ln1.hook_out",
+    "hook_attn_out",
+    "hook_resid_mid",
+    "hook_mlp_out",
+    "hook_resid_post",
+]
+PositionName = Literal["last", "template"]
+MomentsRule = Literal["auto", "none", "rows", "second"]
+DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+
+DEFAULT_CONTRASTS: tuple[ContrastName, ...] = (
+    "shift",
+    "template_shift",
+    "did",
+    "refusal",
+    "refusal_base",
+)
+RAW_CONTRASTS: frozenset[str] = frozenset({"template_shift", "did", "naive_shift"})
+"""Contrasts that also need the prompts without the chat template."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to extract; the defaults are those of the command."""
+
+    sites: tuple[SiteKind, ...] = ("hook_resid_post",)
+    """Site kinds; directions are taken at every block of each."""
+    positions: PositionName = "last"
+    contrasts: tuple[ContrastName, ...] | None = None
+    """None takes the five default contrasts, or those of them that the positions allow."""
+    dtype: DtypeName = "auto"
+    device: str = "auto"
+    seed: int = 0
+    shard_size: int = 256
+    """Prompts between two entries of the ledger."""
+    moments: MomentsRule = "auto"
+    system: str | None = None
+    """System prompt, put before every templated prompt."""
+    allow_mismatch: bool = False
+    """Accept models whose tokenizers or chat templates differ; recorded in the artifact."""
+    keep_shards: bool = False
+    progress: bool = False
+    """Progress bars on stderr."""
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their choices; the command's parser refuses the same ones.
+
+        Raises:
+            InputError: naming the value and the choices.
+        """
+        _choose("sites", self.sites, get_args(SiteKind))
+        _choose("positions", (self.positions,), get_args(PositionName))
+        _choose("contrasts", self.contrasts or DEFAULT_CONTRASTS, get_args(ContrastName))
+        _choose("moments", (self.moments,), get_args(MomentsRule))
+        _choose("dtype", (self.dtype,), get_args(DtypeName))
+        if not self.sites or self.contrasts == ():
+            raise InputError("sites and contrasts need at least one name each")
+        if self.shard_size < 1:
+            raise InputError(f"shard size {self.shard_size}: give at least 1 prompt")
+        raw = sorted(RAW_CONTRASTS.intersection(self.contrasts or ()))
+        if raw and self.positions != "last":
+            raise InputError(
+                f"{', '.join(raw)} cannot be read at positions {self.positions!r}: prompts without "
+                "the chat template have none of its tokens; use --positions last"
+            )
+
+    def resolved_contrasts(self) -> tuple[ContrastName, ...]:
+        """Return the contrasts to extract, each once, in the order given."""
+        if self.contrasts is not None:
+            return tuple(dict.fromkeys(self.contrasts))
+        if self.positions == "last":
+            return DEFAULT_CONTRASTS
+        return tuple(name for name in DEFAULT_CONTRASTS if name not in RAW_CONTRASTS)
+
+    def record(self) -> dict[str, str | int | bool | None | tuple[str, ...]]:
+        """Return every option that can change a number, for the ledger and the manifest."""
+        skipped = ("keep_shards", "progress", "device", "contrasts")
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skipped}
+        return {**values, "contrasts": tuple(self.resolved_contrasts())}
+
+
+def _choose(what: str, values: tuple[str, ...], choices: tuple[str, ...]) -> None:
+    for value in values:
+        if value not in choices:
+            raise InputError(f"{what}: {value!r} is unknown; choose from {', '.join(choices)}")
