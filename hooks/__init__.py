@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from hooks.engine import EngineOptions as EngineOptions
     from hooks.engine import RunOutput as RunOutput
     from hooks.engine import RunStats as RunStats
+    from hooks.gates import Affine as Affine
+    from hooks.gates import Gate as Gate
+    from hooks.gates import Threshold as Threshold
     from hooks.interventions import Ablate as Ablate
     from hooks.interventions import Add as Add
-    from hooks.interventions import Affine as Affine
     from hooks.interventions import Apply as Apply
     from hooks.interventions import Clamp as Clamp
-    from hooks.interventions import Gate as Gate
     from hooks.interventions import Intervention as Intervention
     from hooks.interventions import Scale as Scale
     from hooks.interventions import SetCoordinate as SetCoordinate
-    from hooks.interventions import Threshold as Threshold
     from hooks.kv import KVState as KVState
     from hooks.loading import check_pair as check_pair
     from hooks.loading import load as load
@@ -53,17 +53,15 @@ _HOME = {
     "check": ("CheckReport", "output_weights"),
     "encoded": ("Encoded",),
     "engine": ("EngineOptions", "RunOutput", "RunStats"),
+    "gates": ("Affine", "Gate", "Threshold"),
     "interventions": (
         "Ablate",
         "Add",
-        "Affine",
         "Apply",
         "Clamp",
-        "Gate",
         "Intervention",
         "Scale",
         "SetCoordinate",
-        "Threshold",
     ),
     "kv": ("KVState",),
     "loading": ("check_pair", "load", "load_pair", "wrap"),

@@ -55,11 +55,14 @@ class Rows:
         return tuple(self._parts)
 
     def __getitem__(self, site: str) -> Tensor | list[Tensor]:
-        """Return [prompt, *feature] for one token a prompt, [prompt, slot, *feature] for a fixed
-        number, and a list of [token, *feature] where the numbers differ.
+        """Return the states of ``site`` in the order of the prompts.
+
+        [prompt, *feature] for one token a prompt, [prompt, slot, *feature] for a fixed number, and
+        a list of [token, *feature] where the numbers differ.
         """
-        values, rows, slots = (torch.cat(part) for part in zip(*self._parts[site], strict=True))
-        order = torch.argsort(rows * (int(slots.max()) + 1) + slots, stable=True)
+        values, rows, _ = (torch.cat(part) for part in zip(*self._parts[site], strict=True))
+        # Within a prompt, tokens came in their order, pass by pass; slots restart in each pass.
+        order = torch.argsort(rows, stable=True)
         counts = torch.bincount(rows)
         counts = counts[counts > 0]
         values = values[order]

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from hooks.capture import Capture
 from hooks.errors import EditContractError, EditError
-from hooks.interventions import Apply, Gate, Intervention
+from hooks.gates import Gate
+from hooks.interventions import Apply, Intervention
 from hooks.layout import Tap
 from hooks.positions import Frame
-from hooks.registry import Stage
+from hooks.protocols import Stage
 
 
 class CaptureAction:
@@ -29,9 +30,9 @@ class CaptureAction:
     def __call__(self, x: Tensor, frame: Frame) -> Tensor:
         """Hold the wanted tokens of ``x``; returns ``x`` itself."""
         picked = frame.pick(self.capture.at, self.capture.steps)
-        self.calls += 1
         if picked is None:
             return x
+        self.calls += 1
         rows, tokens, slots = picked
         states = x[rows, tokens].detach()
         if self.tap.heads is not None:
@@ -61,7 +62,17 @@ class GateAction:
     stage: Stage = "after"
 
     def __init__(self, gate: Gate, tap: Tap) -> None:
-        """Bind ``gate`` to the site it reads."""
+        """Bind ``gate`` to the site it reads.
+
+        Raises:
+            EditError: its direction does not fit the site.
+        """
+        width = tap.width * (tap.heads or 1)
+        if gate.direction.shape != (width,):
+            raise EditError(
+                f"Gate at {tap.site.name}: the direction has shape {tuple(gate.direction.shape)}, "
+                f"the site has width {width}; nothing is broadcast"
+            )
         self.gate = gate
         self.tap = tap
         self.calls = 0
@@ -131,15 +142,22 @@ class EditAction:
         state = x
         if self.tap.heads is not None:
             state = rearrange(x, "row token (head d) -> row token head d", head=self.tap.heads)
-        new = self._blend(state, self._edited(state, frame), frame, wanted)
+        new = self._blend(state, self._edited(state, frame), wanted)
         self._check_contract(state, new)
         return rearrange(new, "row token head d -> row token (head d)") if new.ndim == 4 else new
 
     def _edited(self, state: Tensor, frame: Frame) -> Tensor:
         if isinstance(self.edit, Apply):
+            version = None if state.is_inference() else state._version
             new = self.edit.edit(state, {})
             self._check_contract(state, new)
-            return new
+            if version is not None and state._version != version:
+                raise EditContractError(
+                    f"Apply at {self.tap.site.name}: edited in place; return a new tensor"
+                )
+            if self.gate is None:
+                return new
+            return (state + self._strength(state, frame) * (new - state)).to(state.dtype)
         wide = state.float() if state.dtype in (torch.bfloat16, torch.float16) else state
         new = self.edit.edit(wide, self._parts(wide, frame))
         if self.gate is not None:
@@ -181,7 +199,7 @@ class EditAction:
         return part if axes == 2 else _over_tokens(part, ndim)
 
     def _blend(
-        self, state: Tensor, new: Tensor, frame: Frame, wanted: Bool[Tensor, "row token"] | None
+        self, state: Tensor, new: Tensor, wanted: Bool[Tensor, "row token"] | None
     ) -> Tensor:
         """Keep ``state`` at the tokens and heads that are not meant."""
         if wanted is not None:

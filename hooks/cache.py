@@ -8,12 +8,15 @@ full attention and for sliding windows; layers that write in place are copied.
 from __future__ import annotations
 
 import copy
+from typing import TypeVar
 
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import CacheLayerMixin, DynamicLayer
+from transformers.cache_utils import DynamicLayer
 
 from hooks.errors import ModelError
+
+_Layer = TypeVar("_Layer")
 
 
 def fork_cache(cache: DynamicCache) -> DynamicCache:
@@ -23,7 +26,7 @@ def fork_cache(cache: DynamicCache) -> DynamicCache:
     return twin
 
 
-def _fork_layer(layer: CacheLayerMixin) -> CacheLayerMixin:
+def _fork_layer(layer: _Layer) -> _Layer:
     if isinstance(layer, DynamicLayer):
         return copy.copy(layer)
     # Recurrent and static layers write in place: a snapshot is the only exact fork.

@@ -58,7 +58,12 @@ def encode(
     rendered = [render(tokenizer, prompt, system=system) for prompt in prompts]
     tail = template_tail(tokenizer, system=system)
     rows, ends = [], []
-    for text in rendered:
+    for index, text in enumerate(rendered):
+        if not text.endswith(tail):
+            raise TokenizerError(
+                f"{_name(tokenizer)}: for prompt {index} the chat template ends otherwise than for "
+                "others, so where the instruction ends is not known"
+            )
         ids, end = _tokenise(tokenizer, text, len(text) - len(tail))
         rows.append(ids)
         ends.append(end)
@@ -66,8 +71,16 @@ def encode(
     return _with_responses(tokenizer, rows, ends, responses)
 
 
-def render(tokenizer: PreTrainedTokenizerBase, prompt: str, *, system: str | None = None) -> str:
+def render(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    *,
+    system: str | None = None,
+    open_answer: bool = True,
+) -> str:
     """Return the prompt as the chat template writes it, up to where the answer begins.
+
+    Without ``open_answer`` it ends with the user's turn.
 
     Raises:
         TokenizerError: no template, or one that fails or does not end in time.
@@ -81,7 +94,9 @@ def render(tokenizer: PreTrainedTokenizerBase, prompt: str, *, system: str | Non
     messages.append({"role": "user", "content": prompt})
 
     def work() -> str:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=open_answer
+        )
         if not isinstance(text, str):
             raise TokenizerError(f"{_name(tokenizer)}: the chat template returned no text")
         return text
@@ -113,10 +128,7 @@ def template_tail(tokenizer: PreTrainedTokenizerBase, *, system: str | None = No
     place = text.rfind(_SENTINEL)
     if place < 0:
         raise TokenizerError(f"{_name(tokenizer)}: the chat template drops the user's text")
-    closed = tokenizer.apply_chat_template(
-        [{"role": "user", "content": _SENTINEL}], tokenize=False, add_generation_prompt=False
-    )
-    if system is None and closed == text:
+    if render(tokenizer, _SENTINEL, system=system, open_answer=False) == text:
         warnings.warn(
             f"{_name(tokenizer)}: the chat template ignores add_generation_prompt, so the last "
             "token is not where an answer begins",
@@ -149,8 +161,11 @@ def within(seconds: float, work: Callable[[], _Result]) -> _Result:
         with lock:
             state["done"] = True
         timer.cancel()
-        while state["fired"]:
+        # Bounded, because the work itself may have swallowed the exception.
+        for _ in range(1000 if state["fired"] else 0):
             time.sleep(0.001)
+        if state["fired"]:
+            raise _TooLong
 
     timer = threading.Timer(seconds, expire)
     timer.daemon = True
@@ -158,7 +173,9 @@ def within(seconds: float, work: Callable[[], _Result]) -> _Result:
     try:
         try:
             result = work()
-        except Exception:
+        except _TooLong:
+            raise
+        except BaseException:
             settle()
             raise
         settle()

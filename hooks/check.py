@@ -12,6 +12,7 @@ precision and library versions.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -63,8 +64,10 @@ def run_check(view: View, source: Source) -> CheckReport:
             path.unlink(missing_ok=True)
     report = _measure(view)
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(report), indent=1))
+        # The report can be measured again: a cache that cannot be written costs time, no more.
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(asdict(report), indent=1))
     return report
 
 

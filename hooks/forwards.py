@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,10 +11,17 @@ from transformers import DynamicCache
 
 from hooks.cache import expand_cache, new_cache, shareable, sliding_window
 from hooks.encoded import Batch, Encoded, left_pad
-from hooks.engine import LogitsRule, RunOutput, halving, plan_batches, usable_prefix
-from hooks.errors import SiteError
+from hooks.engine import (
+    LogitsRule,
+    RunOutput,
+    halving,
+    is_out_of_memory,
+    plan_batches,
+    usable_prefix,
+)
+from hooks.errors import PositionError, SiteError
 from hooks.positions import Frame
-from hooks.registry import Stopped
+from hooks.protocols import Announcement, Stopped
 from hooks.sites import Site, expand_all
 
 if TYPE_CHECKING:
@@ -26,7 +33,7 @@ def forward(
 ) -> RunOutput:
     """Carry out :meth:`hooks.Run.forward`."""
     stop = _stop_site(run, logits, stop_at)
-    _check_length(run, encoded)
+    check_length(run, encoded)
     run.stats.tokens_asked += sum(encoded.lengths)
     prefix = _prefix(run, encoded, logits, stop)
     lengths = [length - prefix.length for length in encoded.lengths]
@@ -79,14 +86,21 @@ def _stop_site(run: Run, logits: LogitsRule | None, stop_at: str | None) -> Site
     return deepest
 
 
-def _check_length(run: Run, encoded: Encoded) -> None:
+def check_length(run: Run, encoded: Encoded, *, new: int = 0) -> None:
+    """Refuse prompts that, with ``new`` more tokens, the model's context does not hold.
+
+    Raises:
+        PositionError: naming the row; or no prompts at all.
+    """
+    if len(encoded) == 0:
+        raise PositionError("no prompts were given")
     limit = run.view.layout.context_length
-    if limit is None:
-        return
     for row, length in enumerate(encoded.lengths):
-        if length > limit:
-            raise SiteError(
-                f"row {row} has {length} tokens, the model's context holds {limit}: shorten it"
+        if limit is not None and length + new > limit:
+            more = f" and {new} more are asked for" if new else ""
+            raise PositionError(
+                f"row {row} has {length} tokens{more}, the model's context holds {limit}: shorten "
+                "it"
             )
 
 
@@ -106,7 +120,13 @@ def _prefix(run: Run, encoded: Encoded, logits: LogitsRule | None, stop: Site | 
         return _Prefix()
     ids = [encoded.ids[0][:length]]
     batch = left_pad(ids, pad=0, offset=0)
-    _pass(run, batch, cache, stop, lambda past, width: _prefix_frame(run, batch))
+    try:
+        _pass(run, batch, cache, stop, lambda *_: _prefix_frame(run, batch))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        # Without it each batch reads its own beginning, and may still be halved.
+        return _Prefix()
     run.stats.tokens_computed += length
     return _Prefix(length, cache)
 
@@ -135,14 +155,12 @@ def _batch(
     )
     cache = None if prefix.cache is None else expand_cache(prefix.cache, len(rows))
 
-    def describe(past: int, width: int) -> Frame:
-        return frame_of(run, encoded, rows, batch)
-
     kept = _kept(encoded, rows, batch, logits)
     deepest = run.deepest
     if kept is None and deepest is not None and deepest.kind == "unembed.hook_out":
         kept = 0
-    output = _pass(run, batch, cache, stop, describe, logits=kept)
+    frame = frame_of(run, encoded, rows, batch)
+    output = _pass(run, batch, cache, stop, lambda *_: frame, logits=kept)
     run.stats.tokens_computed += batch.ids.numel()
     return None if logits is None else output
 
@@ -181,7 +199,7 @@ def _pass(
     batch: Batch,
     cache: DynamicCache | None,
     stop: Site | None,
-    describe: Callable[[int, int], Frame],
+    describe: Announcement,
     *,
     logits: int | None = None,
 ) -> torch.Tensor | None:
@@ -208,7 +226,7 @@ def _pass(
         result = None
         ran = _blocks_until(stop, run.view.layout.n_layers)
     finally:
-        registry.announced = registry.stop = registry.frame = None
+        registry.finish()
     run.stats.forwards += 1
     run.stats.blocks_run += ran
     return result

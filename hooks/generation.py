@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import GenerationConfig
+from transformers import GenerationConfig, GenerationMixin
 
 from hooks.encoded import Encoded, left_pad
 from hooks.engine import halving, plan_batches
-from hooks.errors import ContextError
-from hooks.forwards import frame_of
+from hooks.errors import ContextError, ModelError
+from hooks.forwards import check_length, frame_of
 from hooks.positions import Frame
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def generate(
         raise ContextError(f"max_new_tokens is {max_new_tokens}; ask for 1 at least")
     if any(start != len(ids) for start, ids in zip(encoded.response_start, encoded, strict=True)):
         raise ContextError("these prompts hold responses already; encode them without responses")
+    check_length(run, encoded, new=max_new_tokens)
     run.stats.tokens_asked += sum(encoded.lengths) + max_new_tokens * len(encoded)
     # A row's cost while decoding is its final length, so that is what is packed.
     lengths = [length + max_new_tokens for length in encoded.lengths]
@@ -54,12 +56,22 @@ def _batch(
     width = batch.ids.shape[1]
     prompt = frame_of(run, encoded, rows, batch)
 
-    def describe(past: int, now: int) -> Frame:
+    ended = torch.zeros(len(rows), dtype=torch.bool, device=device)
+    before = 0
+
+    def describe(ids: Tensor | None, past: int, now: int) -> Frame:
+        nonlocal ended, before
         run.stats.tokens_computed += now * len(rows)
         run.stats.forwards += 1
         run.stats.blocks_run += view.layout.n_layers
-        return _step_frame(prompt, past, now, width)
+        frame = _step_frame(prompt, ids, past, now)
+        frame.repeated, before = max(before - past, 0), past + now
+        over = _over(ids, ended if past else torch.zeros_like(ended), _ends(run), width - past)
+        frame.mask, ended = frame.mask & ~over, over[:, -1]
+        return frame
 
+    if not isinstance(view.hf, GenerationMixin):
+        raise ModelError(f"{type(view.hf).__name__} cannot generate")
     view.registry.announced = describe
     try:
         full = view.hf.generate(
@@ -68,18 +80,30 @@ def _batch(
             generation_config=_config(run, max_new_tokens, use_cache),
         )
     finally:
-        view.registry.announced = view.registry.frame = None
+        view.registry.finish()
     return [_until_end(row.tolist(), _ends(run)) for row in full[:, width:].cpu()]
 
 
-def _step_frame(prompt: Frame, past: int, now: int, width: int) -> Frame:
+def _over(ids: Tensor | None, ended: Tensor, ends: list[int], prompt: int) -> Tensor:
+    """Return [row, token]: true from a row's end token on, while other rows still go on.
+
+    The first ``prompt`` tokens of the pass are no answer, whatever they are.
+    """
+    if ids is None:
+        raise ContextError("generation passed no token ids, so its end cannot be seen")
+    ending = torch.isin(ids, torch.tensor(ends, dtype=ids.dtype, device=ids.device))
+    ending[:, : max(prompt, 0)] = False
+    return (ending.cumsum(dim=1) > 0) | ended[:, None]
+
+
+def _step_frame(prompt: Frame, ids: Tensor | None, past: int, now: int) -> Frame:
     """Describe the step that computes tokens ``past`` to ``past + now`` of the padded sequence."""
-    total = past + now
+    total, width = past + now, prompt.mask.shape[1]
     extra = max(total - width, 0)
     grown = torch.cat([prompt.mask, prompt.mask.new_ones(prompt.batch, extra)], dim=1)
     ends, starts = prompt.instruction_end, prompt.response_start
     return Frame(
-        None,
+        ids,
         grown[:, past:total],
         prompt_tokens=min(max(width - past, 0), now),
         instruction_end=None if ends is None else ends - past,

@@ -78,7 +78,7 @@ def _number(value: float | Tensor) -> Tensor:
     return torch.as_tensor(value, dtype=torch.float32)
 
 
-def _unit(direction: Tensor, name: str) -> Tensor:
+def unit(direction: Tensor, name: str) -> Tensor:
     """Return ``direction`` with norm 1 on its last axis, float32 or wider."""
     wide = direction if direction.dtype == torch.float64 else direction.float()
     norm = wide.norm(dim=-1, keepdim=True)
@@ -87,9 +87,9 @@ def _unit(direction: Tensor, name: str) -> Tensor:
     return wide / norm
 
 
-def _along(x: Tensor, unit: Tensor) -> Tensor:
+def _along(x: Tensor, axis: Tensor) -> Tensor:
     """Return (x . u), with a last axis of length 1."""
-    return (x * unit).sum(dim=-1, keepdim=True)
+    return (x * axis).sum(dim=-1, keepdim=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,13 +149,13 @@ class Ablate(Intervention):
     def _orthonormal(self) -> Tensor:
         if self.directions.ndim > 2:
             raise EditError(f"Ablate: directions have shape {tuple(self.directions.shape)}")
-        unit = _unit(self.directions, "Ablate")
-        if self.by_row or unit.ndim == 1:
-            return rearrange(unit, "... d -> ... 1 d")
-        q, r = torch.linalg.qr(unit.double().T)
+        single = unit(self.directions, "Ablate")
+        if self.by_row or single.ndim == 1:
+            return rearrange(single, "... d -> ... 1 d")
+        q, r = torch.linalg.qr(single.double().T)
         if (r.diagonal().abs() < 1e-6).any():
             raise EditError("Ablate: the directions are linearly dependent; drop one of them")
-        return q.T.to(unit.dtype)
+        return q.T.to(single.dtype)
 
     @property
     def patterns(self) -> Patterns:
@@ -200,8 +200,8 @@ class SetCoordinate(Intervention):
 
     def parts(self) -> dict[str, tuple[Tensor, int]]:
         """Return unit direction and value."""
-        unit = _unit(self.direction, "SetCoordinate")
-        return {"unit": (unit, 1), "value": (_number(self.value), 0)}
+        parts = {"unit": (unit(self.direction, "SetCoordinate"), 1)}
+        return parts | {"value": (_number(self.value), 0)}
 
     def width(self) -> int | None:
         """Return the direction's width."""
@@ -237,7 +237,7 @@ class Clamp(Intervention):
 
     def parts(self) -> dict[str, tuple[Tensor, int]]:
         """Return the unit direction."""
-        return {"unit": (_unit(self.direction, "Clamp"), 1)}
+        return {"unit": (unit(self.direction, "Clamp"), 1)}
 
     def width(self) -> int | None:
         """Return the direction's width."""
@@ -291,54 +291,5 @@ class Apply(Intervention):
 
     def edit(self, x: Tensor, parts: dict[str, Tensor]) -> Tensor:
         """Return what the function returns."""
+        del parts
         return self.function(x)
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """Strength 1 where the score exceeds ``value``, else 0 (a hard gate)."""
-
-    value: float
-
-    def __call__(self, score: Float[Tensor, "row"]) -> Float[Tensor, "row"]:
-        """Return the strength of each row."""
-        return (score > self.value).float()
-
-
-@dataclass(frozen=True)
-class Affine:
-    """Strength ``weight * score + bias``, kept within ``low`` and ``high``."""
-
-    weight: float
-    bias: float
-    low: float = 0.0
-    high: float = 1.0
-
-    def __call__(self, score: Float[Tensor, "row"]) -> Float[Tensor, "row"]:
-        """Return the strength of each row."""
-        return (self.weight * score + self.bias).clamp(self.low, self.high)
-
-
-Strength = Threshold | Affine | Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class Gate:
-    """Read a score at one block and set the strength of edits at later places of the same pass.
-
-        s = strength(x . u),  x the last prompt token's state at ``at``
-
-    The decision is made once for each prompt, in the pass that reads its last token, and held
-    while the answer is generated.
-    """
-
-    direction: Float[Tensor, "d"]
-    at: str
-    edits: tuple[Intervention, ...]
-    strength: Strength
-
-    def __post_init__(self) -> None:
-        """Refuse a gate that guards nothing."""
-        if not self.edits:
-            raise EditError("Gate: no edits to guard")
-        object.__setattr__(self, "direction", _unit(self.direction, "Gate"))

@@ -10,10 +10,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
+from hooks.actions import GateAction
 from hooks.cache import fork_cache, new_cache, sliding_window
 from hooks.encoded import Encoded, left_pad
 from hooks.errors import ContextError
-from hooks.forwards import frame_of
+from hooks.forwards import check_length, frame_of
 from hooks.positions import Frame
 
 if TYPE_CHECKING:
@@ -39,10 +40,13 @@ class KVState:
         self.logits: Float[Tensor, "row vocab"] = logits
         """Logits after the last token read."""
         self._marks: list[tuple[int, DynamicCache, Tensor]] = []
+        self._contexts = run.view.registry.contexts
+        self._strengths: list[Tensor | None] = []
 
     @classmethod
     def start(cls, run: Run, encoded: Encoded) -> KVState:
         """Read ``encoded`` as one batch."""
+        check_length(run, encoded)
         batch = left_pad(encoded.ids, pad=0, offset=0)
         state = cls(
             run,
@@ -80,6 +84,7 @@ class KVState:
         """Return an independent continuation of the same past."""
         twin = KVState(self._run, fork_cache(self._cache), self._mask, self.logits)
         twin._marks = list(self._marks)
+        twin._contexts, twin._strengths = self._contexts, self._strengths
         return twin
 
     def rollback(self, tokens: int) -> KVState:
@@ -105,30 +110,54 @@ class KVState:
                     f"token {target} is not where an append began: a sliding window can only be "
                     "rolled back to such a point; fork() before you append"
                 )
-            _, self._cache, self.logits = marks[-1]
+            # A fork may hold the same mark: what grows from it must be a twin of it.
+            self._cache, self.logits = fork_cache(marks[-1][1]), marks[-1][2]
             self._marks = [mark for mark in self._marks if mark[0] < target]
         self._mask = self._mask[:, :target]
         return self
+
+    def _gates(self) -> list[GateAction]:
+        actions = [action for context in self._contexts for action in context.actions]
+        return [action for action in actions if isinstance(action, GateAction)]
+
+    def _use_own_gates(self, past: int) -> None:
+        """Hold the strengths that this state's prompt decided, not those of another's.
+
+        Raises:
+            ContextError: other contexts are open than when the prompt was read.
+        """
+        open_now = self._run.view.registry.contexts
+        if len(open_now) != len(self._contexts) or any(
+            mine is not now for mine, now in zip(self._contexts, open_now, strict=True)
+        ):
+            raise ContextError(
+                "other hook contexts are open than when this state was read, and its keys and "
+                "values hold their edits: continue it in the contexts that made it"
+            )
+        if past:
+            for gate, strength in zip(self._gates(), self._strengths, strict=True):
+                gate.strength = strength
 
     def _read(self, ids: Tensor, mask: Tensor, frame: Frame) -> None:
         run = self._run
         with run._clock():
             registry, device = run.view.registry, run.view.device
-            past = self.length
-            self._mask = torch.cat([self._mask, mask], dim=1)
-            positions = (self._mask.cumsum(1) - 1).clamp_min(0)[:, past:]
-            registry.announced = lambda past, width: frame
+            self._use_own_gates(past := self.length)
+            whole = torch.cat([self._mask, mask], dim=1)
+            positions = (whole.cumsum(1) - 1).clamp_min(0)[:, past:]
+            registry.announced = lambda *_: frame
             try:
                 out = run.view.hf(
                     input_ids=ids.to(device),
-                    attention_mask=self._mask.to(device),
+                    attention_mask=whole.to(device),
                     position_ids=positions.to(device),
                     past_key_values=self._cache,
                     use_cache=True,
                     logits_to_keep=1,
                 )
             finally:
-                registry.announced = registry.frame = None
+                registry.finish()
+            self._mask, self._strengths = whole, [gate.strength for gate in self._gates()]
             self.logits = out.logits[:, -1].float().cpu()
             run.stats.tokens_computed += ids.numel()
             run.stats.forwards += 1

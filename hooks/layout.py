@@ -6,6 +6,7 @@ to a module of the model as transformers built it, so nothing is wrapped or rewi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -22,7 +23,10 @@ Side = Literal["in", "out"]
 class ComponentMap(Protocol):
     """What is used of TransformerLens' architecture adapter."""
 
-    component_mapping: dict[str, object] | None
+    @property
+    def component_mapping(self) -> Mapping[str, object] | None:
+        """Components of the model by name."""
+        ...
 
     def get_component(self, model: nn.Module, path: str) -> nn.Module:
         """Return the module at a canonical path."""
@@ -71,10 +75,13 @@ class Layout:
 
     def __init__(self, hf: PreTrainedModel) -> None:
         """Read the map; the model is not touched."""
+        from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
+
         self._hf = hf
         self._adapter = adapter_for(hf)
-        components = self._adapter.component_mapping or {}
-        block = components["blocks"]
+        block = (self._adapter.component_mapping or {}).get("blocks")
+        if not isinstance(block, GeneralizedComponent):
+            raise ModelError(f"{type(hf).__name__}: TransformerLens' map names no blocks")
         self._parts = block.submodules
         self._aliases = dict(block.hook_aliases)
         config = hf.config.get_text_config(decoder=True)
@@ -151,7 +158,8 @@ class Layout:
         if kind in fixed:
             return fixed[kind]
         # Post-norm families: TransformerLens points these at what enters the stream.
-        path, _, end = self._aliases[kind].rpartition(".")
+        alias = self._aliases[kind]
+        path, _, end = (alias if isinstance(alias, str) else alias[0]).rpartition(".")
         return path, "in" if end == "hook_in" else "out"
 
     def tap_of(self, kind: str, block: int) -> Tap:
@@ -161,8 +169,7 @@ class Layout:
 
 def input_width(module: nn.Module) -> int:
     """Return the input width of a linear map (nn.Linear, GPT-2's Conv1D, or LoRA around one)."""
-    inner = getattr(module, "base_layer", module)
-    if hasattr(inner, "in_features"):
-        return int(inner.in_features)
+    inner = module.get_submodule("base_layer") if hasattr(module, "base_layer") else module
+    width = getattr(inner, "in_features", None)
     # transformers' Conv1D keeps its weight as [in, out].
-    return int(inner.weight.shape[0])
+    return int(inner.get_parameter("weight").shape[0] if width is None else width)

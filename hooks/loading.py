@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as logging_of_transformers
 
+from hooks.adapter import AdapterMode, AdapterSwitch
 from hooks.errors import ModelError, TokenizerError
 from hooks.model import Model, view_of
 from hooks.source import Source
@@ -25,7 +30,12 @@ _REFERENCE = ("reference:base", "reference:aligned")
 
 
 def load(
-    spec: str, *, dtype: Dtype = "auto", device: str = "auto", revision: str | None = None
+    spec: str,
+    *,
+    dtype: Dtype = "auto",
+    device: str = "auto",
+    revision: str | None = None,
+    adapter_mode: AdapterMode = "auto",
 ) -> Model:
     """Load one model.
 
@@ -36,6 +46,8 @@ def load(
         device: ``auto`` is the first accelerator, else the CPU; ``map`` spreads a model that is
             larger than one device (accelerate's ``device_map="auto"``).
         revision: commit or branch on the hub.
+        adapter_mode: ``merged`` keeps the adapted weights beside the base's, ``live`` runs the
+            adapter's own layers; ``auto`` merges up to 4 GiB. See :mod:`hooks.adapter`.
 
     Raises:
         ModelError: nothing loadable is there, or its weights are pickle-family files.
@@ -46,10 +58,11 @@ def load(
     if adapter is None:
         view, _ = view_of(hf, tokenizer)
         return Model(view, _named(source, spec, None))
-    _add_adapter(hf, adapter, spec)
-    _, view = view_of(hf, tokenizer, adapter=True)
+    switch = _add_adapter(hf, adapter, spec, adapter_mode)
+    _, view = view_of(hf, tokenizer, adapter=switch)
     if view is None:
         raise ModelError(f"{spec}: the adapter left no view")
+    view.rest(on=True)  # nobody else uses these weights
     return Model(view, _named(source, spec, adapter))
 
 
@@ -60,6 +73,7 @@ def load_pair(
     dtype: Dtype = "auto",
     device: str = "auto",
     allow_mismatch: bool = False,
+    adapter_mode: AdapterMode = "auto",
 ) -> tuple[Model, Model]:
     """Load base and aligned model; a pair that differs by an adapter shares one set of weights.
 
@@ -71,12 +85,14 @@ def load_pair(
     root, adapter = split_spec(aligned)
     if base_adapter is None and adapter is not None and base_root == root:
         hf, tokenizer, source = _load_base(base_root, dtype, device, None)
-        _add_adapter(hf, adapter, aligned)
-        off, on = view_of(hf, tokenizer, adapter=True)
+        switch = _add_adapter(hf, adapter, aligned, adapter_mode)
+        off, on = view_of(hf, tokenizer, adapter=switch)
         if on is None:
             raise ModelError(f"{aligned}: the adapter left no view")
+        off.rest(on=False)
         return Model(off, _named(source, base, None)), Model(on, _named(source, aligned, adapter))
-    pair = (load(base, dtype=dtype, device=device), load(aligned, dtype=dtype, device=device))
+    left = load(base, dtype=dtype, device=device, adapter_mode=adapter_mode)
+    pair = (left, load(aligned, dtype=dtype, device=device, adapter_mode=adapter_mode))
     check_pair(*pair, allow_mismatch=allow_mismatch)
     return pair
 
@@ -134,7 +150,7 @@ def split_spec(spec: str) -> tuple[str, Path | None]:
         from hooks import reference
 
         return "reference:base", Path(reference.adapter_path())
-    if spec.startswith("reference:") and spec not in _REFERENCE:
+    if spec.startswith("reference:") and spec.partition("+")[0] not in _REFERENCE:
         raise ModelError(f"{spec!r}: choose {' or '.join(_REFERENCE)}")
     if Path(spec).is_dir() or "+" not in spec:
         return spec, None
@@ -173,22 +189,35 @@ def _load_base(
     chosen = _pick_dtype(dtype, where)
     options: dict[str, object] = {"device_map": "auto"} if device == "map" else {}
     try:
-        hf = AutoModelForCausalLM.from_pretrained(
-            name,
-            revision=revision,
-            dtype=chosen,
-            use_safetensors=True,
-            trust_remote_code=False,
-            **options,
-        )
+        with _no_bars():
+            hf = AutoModelForCausalLM.from_pretrained(
+                name,
+                revision=revision,
+                dtype=chosen,
+                use_safetensors=True,
+                trust_remote_code=False,
+                **options,
+            )
     except (OSError, ValueError) as error:
         raise ModelError(_explain(name, error)) from error
     if device != "map":
-        hf = hf.to(where)
+        nn.Module.to(hf, where)  # in place for modules
     hf.eval().requires_grad_(False)
     folder = Path(name) if Path(name).is_dir() else _snapshot(hf)
     commit = getattr(hf.config, "_commit_hash", None)
     return hf, _load_tokenizer(name, revision), Source(spec, name, folder, commit or revision)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Hide transformers' bar over weight tensors, which says nothing about the time left."""
+    shown = logging_of_transformers.is_progress_bar_enabled()
+    logging_of_transformers.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging_of_transformers.enable_progress_bar()
 
 
 def _load_tokenizer(name: str, revision: str | None) -> PreTrainedTokenizerBase:
@@ -208,7 +237,7 @@ def _snapshot(hf: PreTrainedModel) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
-def _add_adapter(hf: PreTrainedModel, folder: Path, spec: str) -> None:
+def _add_adapter(hf: PreTrainedModel, folder: Path, spec: str, mode: AdapterMode) -> AdapterSwitch:
     if not list(folder.glob("*.safetensors")):
         raise ModelError(
             f"{folder}: no safetensors adapter there; pickle-family files are not read"
@@ -216,14 +245,13 @@ def _add_adapter(hf: PreTrainedModel, folder: Path, spec: str) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # peft warns about keys that it then loads
-            hf.load_adapter(str(folder), is_trainable=False)
+            with _no_bars():
+                hf.load_adapter(str(folder), is_trainable=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         first = str(error).splitlines()[0][:200]
         raise ModelError(f"{spec}: the adapter does not fit its base ({first})") from error
     hf.eval().requires_grad_(False)
-    for name, part in hf.named_parameters():
-        if "lora_" in name:
-            part.data = part.data.to(hf.dtype)
+    return AdapterSwitch(hf, mode)
 
 
 def _pick_device(device: str) -> str:

@@ -11,12 +11,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from artifacts.manifest import ModelInfo, TokenizerInfo
 from hooks import chat, fingerprint
+from hooks.adapter import AdapterSwitch
 from hooks.capture import Capture
 from hooks.check import CheckReport, run_check
 from hooks.encoded import Encoded
 from hooks.engine import EngineOptions
-from hooks.errors import ModelError
-from hooks.interventions import Gate, Intervention
+from hooks.errors import ContextError, ModelError
+from hooks.gates import Gate
+from hooks.interventions import Intervention
 from hooks.layout import Layout, input_width
 from hooks.run import Run
 from hooks.sites import SITE_KINDS, Site, expand_all
@@ -214,10 +216,13 @@ class Model:
 
         Raises:
             ModelError: TransformerLens cannot boot this architecture.
+            ContextError: a hook context is open, whose hooks would be copied too.
         """
         from transformer_lens.model_bridge import TransformerBridge
 
-        with self.hooks():
+        if self._view.registry.contexts:
+            raise ContextError("bridge() copies the model: call it outside hook contexts")
+        with self._view:
             twin = merged_copy(self.hf, adapter=self._view.adapter)
         try:
             return TransformerBridge.boot_transformers(
@@ -229,11 +234,13 @@ class Model:
 
 def merged_copy(hf: PreTrainedModel, *, adapter: bool | None) -> PreTrainedModel:
     """Return a copy of ``hf`` as plain layers, the adapter's change added if it is on."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     twin = copy.deepcopy(hf)
     for name, module in list(twin.named_modules()):
-        if not hasattr(module, "base_layer") or not hasattr(module, "merge"):
+        if not isinstance(module, BaseTunerLayer):
             continue
-        if adapter:
+        if adapter and not module.disable_adapters:  # a merged view has the sum in its weights
             module.merge()
         parent = twin.get_submodule(name.rpartition(".")[0])
         setattr(parent, name.rpartition(".")[2], module.get_base_layer())
@@ -246,10 +253,10 @@ def expand(pattern: str | Iterable[str], model: Model) -> tuple[str, ...]:
 
 
 def view_of(
-    hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, adapter: bool = False
+    hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, adapter: AdapterSwitch | None = None
 ) -> tuple[View, View | None]:
     """Return the view without and, where an adapter was loaded, the view with it."""
-    weights = Weights(hf, has_adapter=adapter)
-    if not adapter:
+    weights = Weights(hf, adapter=adapter)
+    if adapter is None:
         return View(weights, tokenizer, adapter=None), None
     return View(weights, tokenizer, adapter=False), View(weights, tokenizer, adapter=True)

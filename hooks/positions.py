@@ -65,6 +65,8 @@ class Frame:
     """How many rows the caller gave in all; None outside the engine."""
     prefix: bool = False
     """True while the engine computes the prefix that all rows share."""
+    repeated: int = 0
+    """Leading tokens that an earlier pass has read too (generation without a cache)."""
     _memo: dict[object, Bool[Tensor, "row token"]] = field(default_factory=dict)
     _picked: dict[object, Picked | None] = field(default_factory=dict)
     _tails: dict[int, Frame] = field(default_factory=dict)
@@ -104,6 +106,7 @@ class Frame:
                 prompt_tokens=max(self.prompt_tokens - cut, 0),
                 instruction_end=None if ends is None else ends - cut,
                 response_start=None if starts is None else starts - cut,
+                repeated=max(self.repeated - cut, 0),
                 _memo={},
                 _picked={},
                 _tails={},
@@ -117,7 +120,7 @@ class Frame:
         """
         key = (rule, steps)
         if key not in self._picked:
-            wanted = self.chosen(rule, steps)
+            wanted = self.chosen(rule, steps) & (self.index >= self.repeated)
             rows, tokens = wanted.nonzero(as_tuple=True)
             slots = (wanted.cumsum(dim=1) - 1)[rows, tokens]
             self._picked[key] = (rows, tokens, slots) if len(rows) else None

@@ -7,9 +7,7 @@ capture sees what the model goes on with. On any exit the model has the hooks it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -17,68 +15,10 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from hooks.errors import ContextError, ModelError
-from hooks.layout import Layout, Side, Tap
+from hooks.layout import Layout, Tap
 from hooks.positions import Frame
+from hooks.protocols import Action, Announcement, Context, Key, Plan, Stopped
 from hooks.sites import Site
-
-Key = tuple[int, Side]
-Stage = Literal["before", "edit", "after"]
-
-
-class Stopped(Exception):  # noqa: N818 - not an error: the pass ended where it was asked to
-    """Raised inside the model to end a pass at the deepest site asked for."""
-
-
-@runtime_checkable
-class Action(Protocol):
-    """One capture or edit of one context at one site."""
-
-    tap: Tap
-    stage: Stage
-
-    def __call__(self, x: Tensor, frame: Frame) -> Tensor:
-        """Return the state to go on with; captures return ``x`` itself."""
-        ...
-
-
-@runtime_checkable
-class Context(Protocol):
-    """What the registry needs of an open context."""
-
-    @property
-    def actions(self) -> list[Action]:
-        """Captures and edits, edits in the order given."""
-        ...
-
-    def start_pass(self, frame: Frame) -> None:
-        """A pass of the model body begins."""
-        ...
-
-    def end_pass(self, frame: Frame) -> None:
-        """A pass came to its end or to its stop."""
-        ...
-
-    @property
-    def steps_matter(self) -> bool:
-        """True when prompt and generated tokens must be told apart."""
-        ...
-
-
-@dataclass
-class _Plan:
-    """What happens at one site."""
-
-    site: Site
-    before: list[Action] = field(default_factory=list)
-    edits: list[Action] = field(default_factory=list)
-    after: list[Action] = field(default_factory=list)
-    keep: bool = False
-    """Keep the state for an edit of ``hook_resid_mid`` later in the block."""
-
-    def add(self, action: Action) -> None:
-        {"before": self.before, "edit": self.edits, "after": self.after}[action.stage].append(
-            action
-        )
 
 
 class Registry:
@@ -91,11 +31,11 @@ class Registry:
         self._contexts: list[Context] = []
         self._handles: dict[Key, RemovableHandle] = {}
         self._body_handles: list[RemovableHandle] = []
-        self._plans: dict[Key, list[_Plan]] = {}
+        self._plans: dict[Key, list[Plan]] = {}
         self._mid: dict[int, Tensor] = {}
         self.frame: Frame | None = None
-        self.announced: Callable[[int, int], Frame] | None = None
-        """Set by the engine: (past, width) -> frame of the pass that comes next."""
+        self.announced: Announcement | None = None
+        """Set by the engine for the passes that it starts."""
         self.stop: Site | None = None
         """The pass ends here when set."""
         self._prompt_width: int | None = None
@@ -129,7 +69,7 @@ class Registry:
         self._whole = False
 
     def _rebuild(self) -> None:
-        plans: dict[Key, dict[str, _Plan]] = {}
+        plans: dict[Key, dict[str, Plan]] = {}
         modules: dict[Key, nn.Module] = {}
         for context in self._contexts:
             for action in context.actions:
@@ -137,7 +77,7 @@ class Registry:
                 for needed in filter(None, (tap, support)):
                     modules[needed.key] = needed.module
                     by_name = plans.setdefault(needed.key, {})
-                    plan = by_name.setdefault(needed.site.name, _Plan(needed.site))
+                    plan = by_name.setdefault(needed.site.name, Plan(needed.site))
                     if needed is tap:
                         plan.add(action)
                     else:
@@ -156,23 +96,22 @@ class Registry:
     def _places(self, action: Action) -> tuple[Tap, Tap | None]:
         """Return the tap that serves ``action`` and another whose state it needs, if any."""
         site = action.tap.site
-        if site.kind != "hook_resid_mid" or action.stage != "edit" or site.block is None:
+        if site.kind != "hook_resid_mid" or action.stage == "after" or site.block is None:
             return action.tap, None
         # The stream branches before the second norm, so a hook there would reach the MLP only.
-        # attn_out + (new - mid) writes to both branches.
+        # attn_out + (new - mid) writes to both branches, and leaves what is not edited bit-equal.
         pre = self._layout.tap_of("hook_resid_pre", site.block)
         out = self._layout.tap_of("hook_attn_out", site.block)
         return Tap(site, out.module, out.side, out.width), pre
 
     def _attach_body(self) -> None:
         if self._contexts and not self._body_handles:
-            body = self._hf.base_model
-            self._body_handles = [
-                body.register_forward_pre_hook(self._on_body_in, with_kwargs=True),
-                body.register_forward_hook(self._on_body_out),
-                self._hf.register_forward_pre_hook(self._on_whole_in),
-                self._hf.register_forward_hook(self._on_whole_out, always_call=True),
-            ]
+            body, kept = self._hf.base_model, self._body_handles
+            # One at a time: if one fails, those before it are known and can be removed.
+            kept.append(body.register_forward_pre_hook(self._on_body_in, with_kwargs=True))
+            kept.append(body.register_forward_hook(self._on_body_out))
+            kept.append(self._hf.register_forward_pre_hook(self._on_whole_in))
+            kept.append(self._hf.register_forward_hook(self._on_whole_out, always_call=True))
         elif not self._contexts:
             while self._body_handles:
                 self._body_handles.pop().remove()
@@ -181,13 +120,13 @@ class Registry:
         if key[1] == "in":
 
             def on_in(
-                module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
+                _: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
             ) -> tuple[tuple[object, ...], dict[str, object]] | None:
                 return self._on_in(key, args, kwargs)
 
             return module.register_forward_pre_hook(on_in, with_kwargs=True)
 
-        def on_out(module: nn.Module, args: tuple[object, ...], output: object) -> object:
+        def on_out(_: nn.Module, __: tuple[object, ...], output: object) -> object:
             return self._on_out(key, output)
 
         return module.register_forward_hook(on_out)
@@ -220,7 +159,7 @@ class Registry:
             raise ContextError("a block was called outside the model's own forward pass")
         frame = frame.tail(x.shape[1])
         for plan in self._plans[key]:
-            if plan.site.kind == "hook_resid_mid" and plan.edits:
+            if plan.site.kind == "hook_resid_mid" and (plan.edits or plan.before):
                 x = self._edit_mid(plan, x, frame)
                 continue
             for action in plan.before:
@@ -236,14 +175,16 @@ class Registry:
                 raise Stopped
         return x
 
-    def _edit_mid(self, plan: _Plan, attn_out: Tensor, frame: Frame) -> Tensor:
+    def _edit_mid(self, plan: Plan, attn_out: Tensor, frame: Frame) -> Tensor:
         block = plan.site.block
         before = self._mid[block] if block is not None else attn_out
         mid = before + attn_out
+        for action in plan.before:
+            action(mid, frame)
         new = mid
         for action in plan.edits:
             new = action(new, frame)
-        return attn_out if new is mid else new - before
+        return attn_out if new is mid else attn_out + (new - mid)
 
     def _on_body_in(
         self, module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]
@@ -251,24 +192,24 @@ class Registry:
         del module
         ids = kwargs.get("input_ids", args[0] if args else None)
         embeds = kwargs.get("inputs_embeds")
-        source = ids if isinstance(ids, Tensor) else embeds
+        ids = ids if isinstance(ids, Tensor) else None
+        source = embeds if ids is None else ids
         if not isinstance(source, Tensor):
             raise ContextError("the model was called with neither input_ids nor inputs_embeds")
         cache = kwargs.get("past_key_values")
         past = int(cache.get_seq_length()) if cache is not None else 0  # type: ignore[attr-defined]
         self._mid.clear()
         if self.announced is not None:
-            self.frame = self.announced(past, source.shape[1])
+            self.frame = self.announced(ids, past, source.shape[1])
         else:
             mask = kwargs.get("attention_mask")
-            self.frame = self._raw_frame(source, ids is source, past, mask)
+            self.frame = self._raw_frame(source, ids, past, mask)
         for context in self._contexts:
             context.start_pass(self.frame)
 
-    def _raw_frame(self, source: Tensor, has_ids: bool, past: int, mask: object) -> Frame:
+    def _raw_frame(self, source: Tensor, ids: Tensor | None, past: int, mask: object) -> Frame:
         """Describe a pass that the caller started on the Hugging Face model directly."""
         rows, width = source.shape[:2]
-        ids = source if has_ids else None
         if past == 0:
             self._refuse_ambiguous(ids)
             self._prompt_width = width
@@ -290,6 +231,11 @@ class Registry:
                 "this pass repeats the last one plus one token and has no cache: prompt and "
                 "generated tokens cannot be told apart; use run.generate(..., use_cache=False)"
             )
+
+    def finish(self) -> None:
+        """Forget the engine's pass, also where an interrupt kept torch from calling our hooks."""
+        self.announced = self.stop = self.frame = None
+        self._whole = False
 
     def _on_body_out(self, module: nn.Module, args: object, output: object) -> None:
         del module, args, output

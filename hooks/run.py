@@ -16,11 +16,12 @@ from hooks.capture import Capture
 from hooks.encoded import Encoded
 from hooks.engine import EngineOptions, LogitsRule, RunOutput, RunStats
 from hooks.errors import ContextError, SilentEditError, SiteError
-from hooks.interventions import Gate, Intervention
+from hooks.gates import Gate
+from hooks.interventions import Apply, Intervention
 from hooks.kv import KVState
 from hooks.layout import Layout
 from hooks.positions import Frame
-from hooks.registry import Action
+from hooks.protocols import Action
 from hooks.sites import Site, expand_all
 from hooks.weights import View
 
@@ -96,7 +97,11 @@ class Run:
     def shares_prefix(self) -> bool:
         """True when one pass over a common prefix serves every row."""
         edits = all(
-            not action.edit.per_row and action.gate is None and not callable(action.edit.positions)
+            not action.edit.per_row
+            and action.gate is None
+            and not callable(action.edit.positions)
+            # A function of the user's own may look at the whole pass.
+            and not isinstance(action.edit, Apply)
             for action in self._edits
         )
         return edits and all(
@@ -121,6 +126,8 @@ class Run:
         """Switch the view's adapter and attach the hooks."""
         if self._open:
             raise ContextError("this context is open already")
+        for action in (*self._edits, *self._gates, *self._captures):
+            action.calls = 0
         self.view.enter()
         try:
             self.view.registry.attach(self)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hooks.adapter import AdapterSwitch
 from hooks.errors import ContextError, SiteError
 from hooks.layout import Layout
 from hooks.registry import Registry
@@ -16,12 +17,14 @@ from hooks.sites import Site
 class Weights:
     """A Hugging Face model, its layout and its one registry."""
 
-    def __init__(self, hf: PreTrainedModel, *, has_adapter: bool = False) -> None:
-        """Read the layout; the model is not touched."""
+    def __init__(self, hf: PreTrainedModel, *, adapter: AdapterSwitch | None = None) -> None:
+        """Read the layout; ``adapter`` switches what was loaded onto the model."""
         self.hf = hf
         self.layout = Layout(hf)
         self.registry = Registry(hf, self.layout)
-        self.has_adapter = has_adapter
+        self.adapter = adapter
+        self.resting = False
+        """Whether the adapter is on while no context is open."""
         self.adapter_on: bool | None = None
         self.users = 0
 
@@ -36,7 +39,7 @@ class View:
         self.weights = weights
         self.tokenizer = tokenizer
         self.adapter = adapter
-        self.refuse: Callable[[Site], str | None] = lambda site: None
+        self.refuse: Callable[[Site], str | None] = lambda _: None
         """Gives the reason why a site failed the model's check, if it did."""
 
     @property
@@ -82,8 +85,8 @@ class View:
                 "the other model of this pair has an open context, and both share one set of "
                 "weights; close it first or load the two models apart"
             )
-        if self.adapter is not None and not weights.users:
-            switch_adapter(weights.hf, on=self.adapter)
+        if weights.adapter is not None and self.adapter is not None and not weights.users:
+            weights.adapter.set(on=self.adapter)
         weights.adapter_on = self.adapter
         weights.users += 1
 
@@ -97,17 +100,14 @@ class View:
         self.leave()
 
     def leave(self) -> None:
-        """Give the adapter back; after the last context it is off again."""
+        """Give the adapter back; after the last context it is as it was before the first."""
         weights = self.weights
         weights.users -= 1
-        if weights.users == 0 and weights.has_adapter:
-            switch_adapter(weights.hf, on=False)
-            weights.adapter_on = None
+        if weights.users == 0:
+            self.rest(on=weights.resting)
 
-
-def switch_adapter(hf: PreTrainedModel, *, on: bool) -> None:
-    """Turn the model's PEFT adapter on or off."""
-    if on:
-        hf.enable_adapters()
-    else:
-        hf.disable_adapters()
+    def rest(self, *, on: bool) -> None:
+        """Switch the adapter for the time in which no context is open."""
+        self.weights.resting, self.weights.adapter_on = on, None
+        if self.weights.adapter is not None:
+            self.weights.adapter.set(on=on)
