@@ -13,7 +13,9 @@ from artifacts.command import JsonValue, Output, OutputFlags, emit_json, emit_li
 
 if TYPE_CHECKING:
     from artifacts.artifact import Artifact
-    from artifacts.manifest import DirectionInfo, ModelInfo
+    from artifacts.manifest import ModelInfo
+
+_MAIN = ("auc", "auc_shuffled", "auc_random", "split_half_cosine")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +45,7 @@ def _print(artifact: Artifact, file: Path) -> None:
         columns = ("direction", "site @ position", "blocks", "norm", "n", "claim")
         rows = [_direction_row(artifact, name) for name in artifact.names]
         emit_table("Directions", columns, rows)
-    measures = [row for name in artifact.names for row in _measure_rows(artifact, name)]
-    if measures:
-        columns = ("direction", "measure", "block", "value [interval]", "n", "what")
-        emit_table("Measures and controls, each at its direction's best block", columns, measures)
+    _print_measures(artifact)
     for note in artifact.manifest.notes:
         emit_line(f"note: {note}")
     emit_line(f"next: python -m reports.build {file} --out report.html")
@@ -92,26 +91,39 @@ def _direction_row(artifact: Artifact, name: str) -> tuple[str, ...]:
     )
 
 
-def _measure_rows(artifact: Artifact, name: str) -> list[tuple[str, ...]]:
+def _print_measures(artifact: Artifact) -> None:
+    directions = artifact.manifest.directions
+    described = {
+        (measure, about.what, about.n): None
+        for name in artifact.names
+        for measure, about in sorted(directions[name].measures.items())
+    }
+    names = list(dict.fromkeys(measure for measure, _, _ in described))
+    if names:
+        shown = [name for name in _MAIN if name in names] or names[:4]
+        rows = [_measure_row(artifact, name, shown) for name in artifact.names]
+        title = "Measures at the best block of each direction: value [interval]"
+        emit_table(title, ("direction", "block", *shown), rows)
+        meanings = [(measure, what, str(n)) for measure, what, n in described]
+        emit_table("What they are", ("measure", "what", "n"), meanings)
+
+
+def _measure_row(artifact: Artifact, name: str, shown: list[str]) -> tuple[str, ...]:
     info = artifact.manifest.directions[name]
-    rows: list[tuple[str, ...]] = []
-    for measure, about in sorted(info.measures.items()):
-        values: list[list[float]] = artifact.tensors[f"measure/{name}/{measure}"].numpy().tolist()
-        row = _best_row(info, artifact, name, fallback=values)
-        value, low, high = values[row]
-        shown = f"{value:.3f} [{low:.3f}, {high:.3f}]"
-        rows.append((name, measure, str(info.blocks[row]), shown, str(about.n), about.what))
-    return rows
-
-
-def _best_row(
-    info: DirectionInfo, artifact: Artifact, name: str, *, fallback: list[list[float]]
-) -> int:
+    found = [measure for measure in shown if measure in info.measures]
+    if not found:
+        return (name, *("-" for _ in (0, *shown)))
     # Controls are shown at the block where the separation itself is best, so they compare.
-    values = fallback
-    if "auc" in info.measures:
-        values = artifact.tensors[f"measure/{name}/auc"].numpy().tolist()
-    return max(range(len(values)), key=lambda row: values[row][0])
+    leading: list[float] = artifact.tensors[f"measure/{name}/{found[0]}"][:, 0].numpy().tolist()
+    row = leading.index(max(leading))
+    cells = [_cell(artifact, name, measure, row) if measure in found else "-" for measure in shown]
+    return (name, str(info.blocks[row]), *cells)
+
+
+def _cell(artifact: Artifact, name: str, measure: str, row: int) -> str:
+    stored: list[list[float]] = artifact.tensors[f"measure/{name}/{measure}"].numpy().tolist()
+    value, low, high = stored[row]
+    return f"{value:.3f} [{low:.2f}, {high:.2f}]"
 
 
 def _blocks(blocks: tuple[int, ...]) -> str:

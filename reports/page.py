@@ -93,7 +93,8 @@ def _sections(artifact: Artifact) -> tuple[Section, ...]:
         return ()
     found = reading.verdict(artifact, name)
     blocks = reading.info(artifact, name).blocks
-    order = (name, *(other for other in artifact.names if other != name))
+    near = reading.companions(artifact, name)
+    order = (*near, *(other for other in artifact.names if other not in near))
     block = blocks[len(blocks) // 2] if found is None else found.block
     drawn: list[tuple[str, str, Callable[[], go.Figure]]] = [
         (
@@ -131,5 +132,6 @@ def _section(key: str, heading: str, draw: Callable[[], go.Figure]) -> Section:
     text: str = figure.to_html(
         full_html=False, include_plotlyjs=False, config=_PLOT_CONFIG, div_id=f"figure-{key}"
     )
-    # Plotly writes the figure as JSON with <, > and / escaped; labels are escaped in reports.style.
+    # Plotly writes the figure as JSON with <, > and / escaped, and the only words of the artifact
+    # in it are names, which hold letters, digits, dots, underscores and hyphens.
     return Section(key, heading, caption, figure=Markup(text), missing=None)  # noqa: S704

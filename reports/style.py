@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
@@ -23,12 +22,6 @@ def colour(index: int) -> str:
 def group_colour(group: str, index: int) -> str:
     """Return the colour of a class: the same in every figure."""
     return _GROUPS.get(group, colour(index + 3))
-
-
-def plain(text: str, *, most: int = 80) -> str:
-    """Return free text safe as a label: plotly would read tags such as links in it."""
-    cut = text if len(text) <= most else text[: most - 1] + "…"
-    return html.escape(" ".join(cut.split()))
 
 
 def band(

@@ -47,7 +47,8 @@ def test_show_prints_what_a_person_wants_to_know(
         "0, 1, 3",
         f"{norms.min():.3g} - {norms.max():.3g} (raw)",
         "decodable",
-        f"{value:.3f} [{low:.3f}, {high:.3f}]",
+        f"{value:.3f} [{low:.2f}, {high:.2f}]",
+        "area under the ROC curve",
         f"next: python -m reports.build {file} --out report.html",
     ]:
         assert text in printed, text

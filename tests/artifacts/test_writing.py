@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -189,32 +188,52 @@ def test_the_lock_is_free_again_after_an_error_inside(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+# One process pays for importing torch; its forks are the writers.
 _SAVE_OFTEN = """
-import sys, time
+import os, signal, sys, time
 sys.path.insert(0, {root!r})
 import artifacts
 from tests.artifacts import making
-path, times, seeds = sys.argv[1], int(sys.argv[2]), [int(seed) for seed in sys.argv[3:]]
-choices = [making.small(seed) for seed in seeds]
+
+path, choices = sys.argv[1], [making.small(seed) for seed in range(3)]
+
+def start(times, *seeds):
+    child = os.fork()
+    if child:
+        return child
+    for turn in range(times):
+        for attempt in range(20):
+            try:
+                artifacts.save(choices[seeds[turn % len(seeds)]], path)
+                break
+            except artifacts.LockedError:  # the documented answer: try again
+                if attempt == 19:
+                    os._exit(1)
+    os._exit(0)
+"""
+
+_TAKE_TURNS = """
 print("ready", flush=True)
 sys.stdin.readline()
-late = 0
-for turn in range(times):
-    while True:
-        try:
-            artifacts.save(choices[turn % len(choices)], path)
-            break
-        except artifacts.LockedError:  # the documented answer: try again
-            late += 1
-            if late > 20:
-                raise
+children = [start(60, seed) for seed in range(3)]
+statuses = [os.waitpid(child, 0)[1] for child in children]
+sys.exit(statuses != [0, 0, 0])
+"""
+
+_KILL = """
+for delay in sys.argv[2:]:
+    child = start(10**9, 0, 1)
+    time.sleep(float(delay))
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    print("killed" if os.WTERMSIG(status) == signal.SIGKILL else status, flush=True)
+    sys.stdin.readline()
 """
 
 
-def _saver(path: Path, times: int, *seeds: int) -> subprocess.Popen[str]:
-    words = [str(path), str(times), *map(str, seeds)]
+def _savers(script: str, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", _SAVE_OFTEN.format(root=str(ROOT)), *words],
+        [sys.executable, "-c", _SAVE_OFTEN.format(root=str(ROOT)) + script, *words],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -222,33 +241,30 @@ def _saver(path: Path, times: int, *seeds: int) -> subprocess.Popen[str]:
     )
 
 
-def _start(child: subprocess.Popen[str]) -> None:
+def _said(child: subprocess.Popen[str]) -> str:
+    assert child.stdout is not None
+    return child.stdout.readline().strip()
+
+
+def _go(child: subprocess.Popen[str]) -> None:
     assert child.stdin is not None
     child.stdin.write("go\n")
     child.stdin.flush()
 
 
-def _ready(child: subprocess.Popen[str]) -> None:
-    assert child.stdout is not None
-    assert child.stdout.readline() == "ready\n"
-
-
+@posix
 def test_three_writers_take_turns_and_a_reader_sees_only_whole_files(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     valid = {making.small(seed).digest for seed in range(3)}
     artifacts.save(making.small(0), path)
-    children = [_saver(path, 60, seed) for seed in range(3)]
-    for child in children:
-        _ready(child)
-    for child in children:
-        _start(child)
     seen: dict[str, int] = {}
-    while any(child.poll() is None for child in children):
-        digest = artifacts.verify(path)  # 0 read errors: this raises on a torn file
-        seen[digest] = seen.get(digest, 0) + 1
-    assert [child.wait() for child in children] == [0, 0, 0]
-    for child in children:
-        child.communicate()
+    with _savers(_TAKE_TURNS, str(path)) as child:
+        assert _said(child) == "ready"
+        _go(child)
+        while child.poll() is None:
+            digest = artifacts.verify(path)  # 0 read errors: this raises on a torn file
+            seen[digest] = seen.get(digest, 0) + 1
+        assert child.returncode == 0
     assert set(seen) <= valid
     assert len(seen) > 1, "the reader never saw a change"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.safetensors"]
@@ -261,16 +277,13 @@ def test_kill_9_while_saving_leaves_a_whole_file_and_no_orphan_after_the_next_sa
     path = tmp_path / "a.safetensors"
     valid = {making.small(seed).digest for seed in (0, 1)}
     artifacts.save(making.small(0), path)
-    delays = random.Random(5)
-    children = [_saver(path, 1_000_000, 0, 1) for _ in range(3)]
-    for child in children:
-        _ready(child)
-        _start(child)
-        time.sleep(0.05 + delays.random() / 10)
-        child.send_signal(signal.SIGKILL)
-        child.communicate()
-        assert child.returncode == -signal.SIGKILL
-        assert artifacts.verify(path) in valid
+    points = random.Random(5)
+    delays = [f"{0.03 + points.random() / 10:.4f}" for _ in range(8)]
+    with _savers(_KILL, str(path), *delays) as child:
+        for _ in delays:
+            assert _said(child) == "killed"
+            assert artifacts.verify(path) in valid
+            _go(child)
     artifacts.save(making.small(0), path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.safetensors"]
 
