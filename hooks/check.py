@@ -82,6 +82,7 @@ def _cache_path(view: View, source: Source) -> Path | None:
         str(view.device.type),
         str(getattr(view.hf.config, "_attn_implementation", "")),
         str(view.adapter is not None),
+        str(view.registry.float32_stream),
         *(version(name) for name in ("torch", "transformers", "transformer-lens")),
     ]
     return cache_root() / "checks" / f"{fingerprint.text_digest('|'.join(parts))}.json"

@@ -121,6 +121,20 @@ class Layout:
             raise ModelError(f"{path}: not a module of {type(self._hf).__name__}")
         return found
 
+    def norms(self) -> list[nn.Module] | None:
+        """Return every norm that reads the stream; None where a sublayer reads it unnormed."""
+        if "ln1" not in self._parts or not ("ln2" in self._parts or self.parallel):
+            return None
+        names = [name for name in ("ln1", "ln2") if name in self._parts]
+        inner = [f"blocks.{block}.{name}" for block in range(self.n_layers) for name in names]
+        return [self.component(path) for path in [*inner, "ln_final"]]
+
+    def rotary(self) -> nn.Module | None:
+        """Return the module that makes the rotary angles, None without one."""
+        if "rotary_emb" not in (self._adapter.component_mapping or {}):
+            return None
+        return self.component("rotary_emb")
+
     def tap(self, item: Site) -> Tap:
         """Return where ``item`` is read and written.
 

@@ -22,6 +22,7 @@ from transformers.utils import logging as logging_of_transformers
 from hooks.adapter import AdapterMode, AdapterSwitch
 from hooks.errors import ModelError, TokenizerError
 from hooks.model import Model, view_of
+from hooks.precision import StreamMode
 from hooks.source import Source
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -36,6 +37,7 @@ def load(
     device: str = "auto",
     revision: str | None = None,
     adapter_mode: AdapterMode = "auto",
+    stream: StreamMode = "model",
 ) -> Model:
     """Load one model.
 
@@ -48,6 +50,8 @@ def load(
         revision: commit or branch on the hub.
         adapter_mode: ``merged`` keeps the adapted weights beside the base's, ``live`` runs the
             adapter's own layers; ``auto`` merges up to 4 GiB. See :mod:`hooks.adapter`.
+        stream: ``float32`` keeps the residual stream of a low-precision model in float32 inside
+            hook contexts, ``auto`` does so where the family can. See :mod:`hooks.precision`.
 
     Raises:
         ModelError: nothing loadable is there, or its weights are pickle-family files.
@@ -56,10 +60,10 @@ def load(
     base, adapter = split_spec(spec)
     hf, tokenizer, source = _load_base(base, dtype, device, revision)
     if adapter is None:
-        view, _ = view_of(hf, tokenizer)
+        view, _ = view_of(hf, tokenizer, stream=stream)
         return Model(view, _named(source, spec, None))
     switch = _add_adapter(hf, adapter, spec, adapter_mode)
-    _, view = view_of(hf, tokenizer, adapter=switch)
+    _, view = view_of(hf, tokenizer, adapter=switch, stream=stream)
     if view is None:
         raise ModelError(f"{spec}: the adapter left no view")
     view.rest(on=True)  # nobody else uses these weights
@@ -74,6 +78,7 @@ def load_pair(
     device: str = "auto",
     allow_mismatch: bool = False,
     adapter_mode: AdapterMode = "auto",
+    stream: StreamMode = "model",
 ) -> tuple[Model, Model]:
     """Load base and aligned model; a pair that differs by an adapter shares one set of weights.
 
@@ -86,15 +91,17 @@ def load_pair(
     if base_adapter is None and adapter is not None and base_root == root:
         hf, tokenizer, source = _load_base(base_root, dtype, device, None)
         switch = _add_adapter(hf, adapter, aligned, adapter_mode)
-        off, on = view_of(hf, tokenizer, adapter=switch)
+        off, on = view_of(hf, tokenizer, adapter=switch, stream=stream)
         if on is None:
             raise ModelError(f"{aligned}: the adapter left no view")
         off.rest(on=False)
         return Model(off, _named(source, base, None)), Model(on, _named(source, aligned, adapter))
-    left = load(base, dtype=dtype, device=device, adapter_mode=adapter_mode)
-    pair = (left, load(aligned, dtype=dtype, device=device, adapter_mode=adapter_mode))
-    check_pair(*pair, allow_mismatch=allow_mismatch)
-    return pair
+    pair = tuple(
+        load(spec, dtype=dtype, device=device, adapter_mode=adapter_mode, stream=stream)
+        for spec in (base, aligned)
+    )
+    check_pair(pair[0], pair[1], allow_mismatch=allow_mismatch)
+    return pair[0], pair[1]
 
 
 def check_pair(base: Model, aligned: Model, *, allow_mismatch: bool = False) -> tuple[str, ...]:

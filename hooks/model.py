@@ -20,6 +20,7 @@ from hooks.errors import ContextError, ModelError
 from hooks.gates import Gate
 from hooks.interventions import Intervention
 from hooks.layout import Layout, input_width
+from hooks.precision import StreamMode
 from hooks.run import Run
 from hooks.sites import SITE_KINDS, Site, expand_all
 from hooks.source import Source
@@ -102,6 +103,11 @@ class Model:
     def dtype(self) -> torch.dtype:
         """Type of the weights."""
         return self.hf.dtype
+
+    @property
+    def stream_dtype(self) -> torch.dtype:
+        """Type in which the residual stream is kept inside a hook context."""
+        return torch.float32 if self._view.registry.float32_stream else self.dtype
 
     @property
     def context_length(self) -> int | None:
@@ -253,10 +259,14 @@ def expand(pattern: str | Iterable[str], model: Model) -> tuple[str, ...]:
 
 
 def view_of(
-    hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, adapter: AdapterSwitch | None = None
+    hf: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    adapter: AdapterSwitch | None = None,
+    stream: StreamMode = "model",
 ) -> tuple[View, View | None]:
     """Return the view without and, where an adapter was loaded, the view with it."""
-    weights = Weights(hf, adapter=adapter)
+    weights = Weights(hf, adapter=adapter, stream=stream)
     if adapter is None:
         return View(weights, tokenizer, adapter=None), None
     return View(weights, tokenizer, adapter=False), View(weights, tokenizer, adapter=True)

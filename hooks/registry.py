@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from hooks.errors import ContextError, ModelError
 from hooks.layout import Layout, Tap
 from hooks.positions import Frame
+from hooks.precision import attach_stream
 from hooks.protocols import Action, Announcement, Context, Key, Plan, Stopped
 from hooks.sites import Site
 
@@ -24,8 +25,11 @@ from hooks.sites import Site
 class Registry:
     """Attach, order and remove the hooks of every open context of one model."""
 
-    def __init__(self, hf: PreTrainedModel, layout: Layout) -> None:
+    def __init__(
+        self, hf: PreTrainedModel, layout: Layout, *, float32_stream: bool = False
+    ) -> None:
         """Attach nothing yet."""
+        self.float32_stream = float32_stream
         self._hf = hf
         self._layout = layout
         self._contexts: list[Context] = []
@@ -112,6 +116,8 @@ class Registry:
             kept.append(body.register_forward_hook(self._on_body_out))
             kept.append(self._hf.register_forward_pre_hook(self._on_whole_in))
             kept.append(self._hf.register_forward_hook(self._on_whole_out, always_call=True))
+            if self.float32_stream:
+                kept.extend(attach_stream(self._layout, self._hf.dtype))
         elif not self._contexts:
             while self._body_handles:
                 self._body_handles.pop().remove()

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hooks.adapter import AdapterSwitch
 from hooks.errors import ContextError, SiteError
 from hooks.layout import Layout
+from hooks.precision import StreamMode, choose_stream
 from hooks.registry import Registry
 from hooks.sites import Site
 
@@ -17,11 +18,18 @@ from hooks.sites import Site
 class Weights:
     """A Hugging Face model, its layout and its one registry."""
 
-    def __init__(self, hf: PreTrainedModel, *, adapter: AdapterSwitch | None = None) -> None:
+    def __init__(
+        self,
+        hf: PreTrainedModel,
+        *,
+        adapter: AdapterSwitch | None = None,
+        stream: StreamMode = "model",
+    ) -> None:
         """Read the layout; ``adapter`` switches what was loaded onto the model."""
         self.hf = hf
         self.layout = Layout(hf)
-        self.registry = Registry(hf, self.layout)
+        float32 = choose_stream(stream, hf.dtype, self.layout)
+        self.registry = Registry(hf, self.layout, float32_stream=float32)
         self.adapter = adapter
         self.resting = False
         """Whether the adapter is on while no context is open."""
