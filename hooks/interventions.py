@@ -103,7 +103,7 @@ class Add(Intervention):
 
     direction: Float[Tensor, "*row d"]
     at: Patterns
-    scale: float | Float[Tensor, "*row"] = 1.0
+    scale: float | Float[Tensor, "*scales"] = 1.0
 
     @property
     def patterns(self) -> Patterns:
@@ -191,7 +191,7 @@ class SetCoordinate(Intervention):
 
     direction: Float[Tensor, "*row d"]
     at: Patterns
-    value: float | Float[Tensor, "*row"]
+    value: float | Float[Tensor, "*values"]
 
     @property
     def patterns(self) -> Patterns:

@@ -30,7 +30,7 @@ Picked = tuple[Int[Tensor, "token"], Int[Tensor, "token"], Int[Tensor, "token"]]
 """Row, token and slot numbers."""
 
 
-def check_rule(rule: PositionRule, steps: StepRule) -> None:
+def check_rule(rule: object, steps: object) -> None:
     """Refuse a rule that does not exist.
 
     Raises:
