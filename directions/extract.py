@@ -144,12 +144,13 @@ def _print(result: DirectionSet, out: Path) -> None:
     emit_table(
         f"Directions of {pair}: fitted on {_count(fit)}, measured on {_count(test)} held-out "
         f"prompts (split by {manifest.method['split']})",
-        ("direction", "block", "AUC [95%]", "shuffled", "random", "halves", "norm", "beats"),
+        ("direction", "block", "AUC [95%]", "controls", "halves", "beats"),
         [_row(result, name) for name in result.names],
     )
     emit_line(
-        "block: of the largest held-out AUC. shuffled, random: upper end of the control's 95% band. "
-        "halves: cosine of fits on halves. norm: share of the state's norm."
+        "block: that of the largest held-out AUC. controls: upper ends of the 95% bands of "
+        "shuffled labels and of random directions. halves: cosine of fits on random "
+        "halves. beats: separates better than both controls."
     )
     for note in manifest.notes:
         emit_line(f"note: {note}")
@@ -165,15 +166,12 @@ def _print(result: DirectionSet, out: Path) -> None:
 
 def _row(result: DirectionSet, name: str) -> tuple[str, ...]:
     score = result.score(name)
-    share = "" if score.relative_norm is None else f"{score.relative_norm:.2f}"
     return (
         name,
         str(score.block),
-        f"{score.auc:.3f} [{score.low:.2f}, {score.high:.2f}]",
-        f"<= {score.auc_shuffled[2]:.2f}",
-        f"<= {score.auc_random[2]:.2f}",
+        f"{score.auc:.2f} {score.low:.2f}-{score.high:.2f}",
+        f"{score.auc_shuffled[2]:.2f} {score.auc_random[2]:.2f}",
         f"{score.split_half_cosine[0]:.2f}",
-        share,
         "yes" if result.beats_control(name) else "no",
     )
 

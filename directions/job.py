@@ -110,7 +110,7 @@ def _load(
 def _config(source: Source, data: Split, options: Options) -> Config:
     record = {k: list(v) if isinstance(v, tuple) else v for k, v in options.record().items()}
     return {
-        "options": record,  # type: ignore[dict-item]
+        "options": record,
         "base": source.base.info().model_dump(mode="json"),
         "aligned": source.aligned.info().model_dump(mode="json"),
         "tokenizer": source.aligned.tokenizer_info().model_dump(mode="json"),

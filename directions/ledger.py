@@ -24,8 +24,8 @@ from torch import Tensor
 from artifacts.errors import InputError
 from artifacts.names import safe_join
 
-Scalar = str | int | float | bool | None
-Config = Mapping[str, "Scalar | list[str] | Mapping[str, Scalar]"]
+Config = Mapping[str, object]
+"""JSON values; two runs with equal configurations may share shards."""
 
 _OURS = re.compile(
     r"header\.json|ledger\.\d+\.jsonl|shard-\d{5}\.safetensors|\.?[\w.-]+\.partial", re.ASCII

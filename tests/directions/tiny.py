@@ -26,12 +26,11 @@ def tokenizer(
 ) -> PreTrainedTokenizerFast:
     special = ("<unk>", "<pad>", "<|user|>", "<|system|>", "<|assistant|>", "<|end|>")
     vocabulary = {word: i for i, word in enumerate((*special, *WORDS, *extra))}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token=special[0]))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     backend.add_special_tokens(list(special))
-    made = PreTrainedTokenizerFast(
-        tokenizer_object=backend, unk_token="<unk>", pad_token="<pad>", eos_token="<|end|>"
-    )
+    named = {"unk_token": special[0], "pad_token": special[1], "eos_token": special[-1]}
+    made = PreTrainedTokenizerFast(tokenizer_object=backend, **named)
     made.chat_template = template
     return made
 
@@ -46,6 +45,7 @@ def config(**changes: int) -> LlamaConfig:
         bos_token_id=None,
         eos_token_id=5,
         pad_token_id=1,
+        initializer_range=0.2,
         **{**sizes, **changes},
     )
 
@@ -71,10 +71,19 @@ def planted(made: LlamaForCausalLM, direction: torch.Tensor, block: int) -> Llam
     torch.manual_seed(1)
     copied = LlamaForCausalLM(made.config).float().eval()
     copied.load_state_dict(made.state_dict())
-    weight = copied.model.layers[block].mlp.down_proj.weight
+    projection = copied.model.layers[block].mlp.down_proj
+    seen: list[torch.Tensor] = []
+    hook = projection.register_forward_hook(lambda _m, inputs, _o: seen.append(inputs[0][0, -1]))
+    made_tokenizer = tokenizer()
     with torch.no_grad():
-        # Reads the mean of |x| through one unit, so that every prompt gets a push.
-        weight += 6.0 * torch.outer(direction, torch.ones(weight.shape[1]) / weight.shape[1] ** 0.5)
+        for row in (*rows("harmful", 20), *rows("harmless", 20)):
+            chat = [{"role": "user", "content": row["prompt"]}]
+            ids = made_tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
+            copied(torch.tensor([ids]))
+        hook.remove()
+        # Reads the mean activation, so that nearly every prompt gets a push of the same sign.
+        mean = torch.stack(seen).mean(0)
+        projection.weight += 8.0 * torch.outer(direction, mean / mean.norm() ** 2)
     return copied
 
 
