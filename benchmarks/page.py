@@ -1,0 +1,143 @@
+"""The benchmark page, from the measured numbers only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from benchmarks.extraction import Timing
+
+
+def summary(
+    timings: Sequence[Timing], limits: Mapping[str, Mapping[str, float]]
+) -> dict[str, object]:
+    """Reduce the timings to numbers: medians, ratios, agreement of the directions."""
+    reference = next(t for t in timings if (t.name, t.dtype) == ("theodolite", "float32"))
+    plain = {t.dtype: t for t in timings if t.name == "plain loop"}
+    rows = []
+    for timing in timings:
+        row = {
+            "contender": timing.name,
+            "dtype": timing.dtype,
+            "seconds": [round(s, 3) for s in timing.seconds],
+            "median": timing.median,
+            "speedup_same_dtype": plain[timing.dtype].median / timing.median,
+            "speedup_float32_loop": plain["float32"].median / timing.median,
+        }
+        for name in ("refusal", "shift"):
+            row |= _agreement(name, timing, reference)
+        rows.append(row)
+    return {"extraction": rows, "limits": {k: dict(v) for k, v in limits.items()}}
+
+
+def _agreement(name: str, timing: Timing, reference: Timing) -> dict[str, float]:
+    """Cosine to theodolite's float32 direction, over all blocks and over those that matter."""
+    left, right = getattr(timing, name), getattr(reference, name)
+    # hidden_states ends with the state after the final norm, so a plain loop has no last block.
+    blocks = slice(0, -1 if timing.name == "plain loop" else None)
+    cos = torch.cosine_similarity(left, right, dim=-1)[blocks]
+    large = (right.norm(dim=-1) > 0.1 * reference.ambient)[blocks]
+    found = {f"{name}_cos_min": float(cos.min()), f"{name}_blocks_over_10pc": int(large.sum())}
+    if large.any():
+        found[f"{name}_cos_min_over_10pc"] = float(cos[large].min())
+    return found
+
+
+def render(found: Mapping[str, object]) -> str:
+    """Write the page."""
+    parts = [
+        "# Benchmarks",
+        "",
+        "Written by `make bench`; every number was measured by that run, on:",
+        "",
+        *_machine(found["machine"]),
+        "",
+        f"## Paired extraction: {found['prompts']} chat prompts, reference pair",
+        "",
+        "Last token of every block, both models; seconds include tokenising, not loading; "
+        "contenders alternate in one process. Cosines are to theodolite's float32 directions: the "
+        "smallest over all blocks, and over those where the direction's norm exceeds 10% of the "
+        "ambient norm.",
+        "",
+        *_extraction(found["extraction"]),
+        "",
+        "The plain loop pads batches of 32 in the given order, computes logits for every token and "
+        "keeps `output_hidden_states`; the last of these lies behind the final norm, so its last "
+        "block is left out of the cosines. TransformerLens boots with `boot_transformers` and "
+        "caches the same sites.",
+        "",
+        *_limits(found["limits"]),
+        "",
+        *_overhead(found["overhead"]),
+    ]
+    if "memory" in found:
+        parts += ["", *_memory(found["memory"])]
+    return "\n".join(parts) + "\n"
+
+
+def _machine(info: Mapping[str, object]) -> list[str]:
+    return [f"- {name}: {value}" for name, value in info.items()]
+
+
+def _extraction(rows: Sequence[Mapping[str, float]]) -> list[str]:
+    lines = [
+        "| contender | dtype | median s | vs plain loop, same dtype | vs plain loop, float32 "
+        "| refusal: min cos (>10%) | shift: min cos (>10%) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['contender']} | {row['dtype']} | {row['median']:.2f} "
+            f"| {row['speedup_same_dtype']:.2f}x | {row['speedup_float32_loop']:.2f}x "
+            f"| {_cosines(row, 'refusal')} | {_cosines(row, 'shift')} |"
+        )
+    return lines
+
+
+def _cosines(row: Mapping[str, float], name: str) -> str:
+    over = row.get(f"{name}_cos_min_over_10pc")
+    tail = f"{over:.6f}" if over is not None else "no such block"
+    return f"{row[f'{name}_cos_min']:.6f} ({tail})"
+
+
+def _limits(limits: Mapping[str, Mapping[str, float]]) -> list[str]:
+    lines = [
+        "| dtype | matmul limit at the model's shapes, GFLOP/s | tokens asked / computed "
+        "| share of the limit: useful tokens | computed tokens |",
+        "|---|---|---|---|---|",
+    ]
+    for dtype, row in limits.items():
+        lines.append(
+            f"| {dtype} | {row['matmul_limit_gflops']:.0f} "
+            f"| {row['tokens_asked']:.0f} / {row['tokens_computed']:.0f} "
+            f"| {row['share_useful']:.0%} | {row['share_computed']:.0%} |"
+        )
+    return [*lines, "", "Useful tokens can exceed the limit: a shared prefix is computed once."]
+
+
+def _overhead(found: Mapping[str, Mapping[str, float]]) -> list[str]:
+    lines = [
+        "## Registry overhead: capture at all blocks, last token, against the bare body",
+        "",
+        "| dtype | bare ms | captured ms | overhead |",
+        "|---|---|---|---|",
+    ]
+    for dtype, row in found.items():
+        lines.append(
+            f"| {dtype} | {row['bare'] * 1e3:.1f} | {row['captured'] * 1e3:.1f} "
+            f"| {row['overhead']:+.1%} |"
+        )
+    return lines
+
+
+def _memory(rows: Sequence[Mapping[str, float]]) -> list[str]:
+    few, many = rows
+    lines = [
+        "## Peak memory of `python -m directions.extract --moments second`",
+        "",
+        "| prompts | peak MB | seconds |",
+        "|---|---|---|",
+        *(f"| {r['prompts']:.0f} | {r['peak_mb']:.0f} | {r['seconds']:.1f} |" for r in rows),
+    ]
+    return [*lines, "", f"Change: {many['peak_mb'] / few['peak_mb'] - 1:+.1%}."]
