@@ -88,6 +88,15 @@ def test_the_nth_failing_call_never_leaves_a_torn_file(
 
 
 @posix
+def test_data_reach_the_disk_before_the_name_and_the_name_before_the_return(
+    tmp_path: Path,
+) -> None:
+    with faulty(0, errno.EIO) as faults:  # counts only
+        artifacts.save(making.small(), tmp_path / "a.safetensors")
+    assert faults.names[-5:] == ["write", "fsync", "replace", "open", "fsync"]
+
+
+@posix
 def test_a_file_system_without_space_left_is_exit_3_with_advice(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     artifacts.save(making.small(), path)
