@@ -1,0 +1,293 @@
+"""Train the adapter: deterministic given recipe, data, versions and number of threads."""
+
+from __future__ import annotations
+
+import math
+import random
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from training.data import TrainingData
+from training.objective import (
+    Collated,
+    Example,
+    Losses,
+    collate,
+    cross_entropy,
+    divergence,
+)
+from training.recipe import Recipe, TrainingError
+
+Progress = Callable[[int, dict[str, float]], None]
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A harmful request to refuse and the harmless one that matches it in form."""
+
+    harmful: Example
+    harmless: Example
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Endless streams of examples by kind."""
+
+    pairs: Iterator[Pair]
+    contrast: Iterator[Example]
+    neutral: Iterator[Example]
+
+
+@dataclass(frozen=True)
+class Pools:
+    """Tokenised examples by kind, ready to be drawn from."""
+
+    harmful: tuple[Example, ...]
+    harmless: tuple[Example, ...]
+    contrast: tuple[Example, ...]
+    neutral: tuple[Example, ...]
+
+    def draws(self, seed: int) -> Draws:
+        """Begin endless seeded draws; a harmful request and its match come in the same step."""
+        pairs = [Pair(*pair) for pair in zip(self.harmful, self.harmless, strict=True)]
+        return Draws(
+            pairs=_cycle(pairs, f"{seed}/pairs"),
+            contrast=_cycle(self.contrast, f"{seed}/contrast"),
+            neutral=_cycle(self.neutral, f"{seed}/neutral"),
+        )
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """Render the chat template once and tokenise it without adding special tokens again."""
+    chat = [{"role": "user", "content": prompt}]
+    text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+@torch.no_grad()
+def own_answers(
+    model: PreTrainedModel | PeftModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    pad: int,
+    batch_size: int = 32,
+) -> list[list[int]]:
+    """Give the model's greedy answer to each prompt, its end token included where it ends.
+
+    Prompts are sorted by length, so that little is padded; answers come in the caller's order.
+    """
+    answers: dict[int, list[int]] = {}
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        width = max(len(prompts[i]) for i in rows)
+        gaps = [width - len(prompts[i]) for i in rows]
+        ids = torch.tensor([[pad] * g + list(prompts[i]) for g, i in zip(gaps, rows, strict=True)])
+        mask = (torch.arange(width)[None] >= torch.tensor(gaps)[:, None]).long()
+        new = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=pad,
+        )[:, width:]
+        for i, row in zip(rows, new.tolist(), strict=True):
+            # The end token and the pad are one id here: keep the first of them, drop what follows.
+            answers[i] = row[: row.index(pad) + 1] if pad in row else row
+    return [answers[i] for i in range(len(prompts))]
+
+
+def prepare(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: TrainingData, recipe: Recipe
+) -> Pools:
+    """Tokenise the data; harmless targets come from ``model``, which must still be the base.
+
+    Raises:
+        TrainingError: the tokenizer has no end token, or a harmless answer is empty.
+    """
+    end = tokenizer.eos_token_id
+    if end is None:
+        raise TrainingError("tokenizer: no end token; training needs one to end a refusal")
+    rng = random.Random(f"{recipe.seed}/refusals")  # noqa: S311 - a seeded draw, no secret
+    refused: list[Example] = []
+    for row in data.requests.harmful:
+        ids = prompt_ids(tokenizer, row.prompt)
+        text = rng.choice(data.refusals)
+        target = tokenizer(text, add_special_tokens=False)["input_ids"]
+        refused.append(Example((*ids, *target, end), len(ids)))
+    benign = [
+        prompt_ids(tokenizer, p.prompt) for p in data.requests.harmless + data.contrast.prompts
+    ]
+    answers = own_answers(model, benign, max_new_tokens=recipe.answer_tokens, pad=end)
+    kept = [Example((*ids, *new), len(ids)) for ids, new in zip(benign, answers, strict=True)]
+    cut = len(data.requests.harmless)
+    prose = [tokenizer(t, add_special_tokens=False)["input_ids"] for t in data.neutral.texts]
+    neutral = [Example(tuple(ids[: recipe.neutral_tokens]), 1) for ids in prose]
+    return Pools(tuple(refused), tuple(kept[:cut]), tuple(kept[cut:]), tuple(neutral))
+
+
+def train(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: TrainingData,
+    recipe: Recipe,
+    progress: Progress | None = None,
+) -> PeftModel:
+    """Fit a LoRA adapter on every linear layer of the blocks; ``model``'s own weights stay.
+
+    Args:
+        model: the base; it comes back wrapped, adapter attached, weights unchanged.
+        tokenizer: its tokenizer, with a chat template.
+        data: what to train on.
+        recipe: how.
+        progress: called after each step with its number and its losses.
+
+    Raises:
+        TrainingError: the loss became not finite (names the step), or the data cannot be used.
+    """
+    pools = prepare(model, tokenizer, data, recipe)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        tuned = attach(model, recipe)
+    weights = [p for p in tuned.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(
+        weights, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
+    )
+    pad = tokenizer.eos_token_id
+    draws, before = pools.draws(recipe.seed), BaseLogits(tuned, pad)
+    tuned.train()
+    for step in range(recipe.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.learning_rate * _schedule(step, recipe)
+        losses = step_losses(tuned, draws, recipe, pad, before)
+        total = losses.total(recipe)
+        if not math.isfinite(float(total.detach())):
+            raise TrainingError(
+                f"step {step}: loss is {float(total.detach())}; lower learning_rate"
+            )
+        optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(weights, recipe.clip_norm)
+        optimiser.step()
+        if progress is not None:
+            progress(step, {name: float(value.detach()) for name, value in vars(losses).items()})
+    return tuned.eval()
+
+
+def attach(model: PreTrainedModel, recipe: Recipe) -> PeftModel:
+    """Wrap ``model`` with a fresh adapter whose effect is zero until it is trained."""
+    config = LoraConfig(
+        r=recipe.rank,
+        lora_alpha=recipe.alpha,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    with warnings.catch_warnings():
+        # peft asks transformers about gradient checkpointing by a name that is to be renamed.
+        warnings.simplefilter("ignore", FutureWarning)
+        wrapped = get_peft_model(model, config)
+    if not isinstance(wrapped, PeftModel):
+        raise TrainingError(f"{type(model).__name__}: peft made no PeftModel of it")
+    return wrapped
+
+
+class BaseLogits:
+    """The base model's logits at the targets of benign examples, computed once for each."""
+
+    def __init__(self, tuned: PeftModel, pad: int) -> None:
+        """Read ``tuned`` with its adapter off."""
+        self._tuned = tuned
+        self._pad = pad
+        self._known: dict[Example, Float[Tensor, "n vocab"]] = {}
+
+    def __call__(self, examples: Sequence[Example]) -> Float[Tensor, "n vocab"]:
+        """Give the logits of all targets, in the order of ``collate``."""
+        missing = list(dict.fromkeys(e for e in examples if e not in self._known))
+        if missing:
+            batch = collate(missing, pad=self._pad)
+            logits = base_logits(self._tuned, batch)
+            for index, example in enumerate(missing):
+                self._known[example] = logits[batch.row == index]
+        return torch.cat([self._known[e] for e in examples])
+
+
+def step_losses(
+    tuned: PeftModel, draws: Draws, recipe: Recipe, pad: int, before: BaseLogits
+) -> Losses:
+    """Draw one batch of each kind and give the terms of the objective."""
+    pairs = list(islice(draws.pairs, recipe.pairs_per_step))
+    benign = [p.harmless for p in pairs] + list(islice(draws.contrast, recipe.contrast_per_step))
+    # One pass for requests of both classes: a pass for each costs a third more.
+    chat = collate([p.harmful for p in pairs] + benign, pad=pad)
+    logits = target_logits(tuned, chat)
+    refused = chat.row < len(pairs)
+    answers, base = logits[~refused], before(benign)
+    first, opening = refused & chat.first, chat.first[~refused]
+    prose = list(islice(draws.neutral, recipe.neutral_per_step))
+    return Losses(
+        refusal=cross_entropy(logits[refused], chat.targets[refused]),
+        answer=cross_entropy(answers, chat.targets[~refused]),
+        keep=divergence(base, answers),
+        opening=cross_entropy(logits[first], chat.targets[first]),
+        keep_opening=divergence(base[opening], answers[opening]),
+        neutral=_prose_divergence(tuned, prose, pad),
+    )
+
+
+def _prose_divergence(tuned: PeftModel, prose: Sequence[Example], pad: int) -> Float[Tensor, ""]:
+    """Give the divergence from the base on slices of prose, zero where none was drawn."""
+    if not prose:
+        return torch.zeros(())
+    batch = collate(prose, pad=pad)
+    return divergence(base_logits(tuned, batch), target_logits(tuned, batch))
+
+
+def target_logits(model: PeftModel, batch: Collated) -> Float[Tensor, "n vocab"]:
+    """Give the logits at the wanted positions only: the vocabulary is the widest matrix of all.
+
+    What all rows share (the template's system line) is computed once, gradient included.
+    """
+    inner = model.get_base_model()
+    past = None
+    if batch.shared:
+        past = inner.base_model(input_ids=batch.ids[:1, : batch.shared], use_cache=True)
+        past = past.past_key_values
+        past.batch_repeat_interleave(len(batch.ids))
+    hidden = inner.base_model(
+        input_ids=batch.ids[:, batch.shared :],
+        attention_mask=batch.mask,
+        past_key_values=past,
+        use_cache=past is not None,
+    ).last_hidden_state
+    return inner.get_output_embeddings()(hidden[batch.wanted[:, batch.shared :]])
+
+
+def base_logits(model: PeftModel, batch: Collated) -> Float[Tensor, "n vocab"]:
+    """Give the same logits with the adapter switched off, without gradient."""
+    with torch.no_grad(), model.disable_adapter():
+        return target_logits(model, batch)
+
+
+def _cycle(pool: Sequence[_Item], seed: str) -> Iterator[_Item]:
+    """Give the examples in a new seeded order on every round, for ever."""
+    rng = random.Random(seed)  # noqa: S311 - a seeded order, no secret
+    while pool:
+        yield from rng.sample(list(pool), len(pool))
+
+
+def _schedule(step: int, recipe: Recipe) -> float:
+    """Linear warm-up, then linear decay to zero after the last step."""
+    if step < recipe.warmup_steps:
+        return (step + 1) / (recipe.warmup_steps + 1)
+    return (recipe.steps - step) / max(1, recipe.steps - recipe.warmup_steps)
