@@ -110,8 +110,8 @@ def emit_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
     table = Table(
         title=Text(title), title_justify="left", box=SIMPLE_HEAD, show_header=headed, pad_edge=False
     )
-    for column in columns:
-        table.add_column(Text(column), overflow="fold")
+    for index, column in enumerate(columns):
+        table.add_column(Text(column), overflow="fold", no_wrap=index == 0)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)

@@ -215,7 +215,8 @@ def _check_announced(manifest: Manifest, tensors: Tensors) -> None:
 
 
 def _check_shared_rows(manifest: Manifest, tensors: Tensors) -> None:
-    counts = sorted({len(info.blocks) for info in manifest.directions.values()})
+    directions = manifest.directions.values()
+    counts = sorted({len(info.blocks) for info in directions} | _unions(manifest))
     for key in sorted(tensors):
         tensor, family = tensors[key], key.partition("/")[0]
         if family == "second" and tensor.shape[1] != tensor.shape[2]:
@@ -225,6 +226,14 @@ def _check_shared_rows(manifest: Manifest, tensors: Tensors) -> None:
             raise ArtifactError(
                 f"tensor {key}: {tensor.shape[0]} rows, but the directions have {counts} blocks"
             )
+
+
+def _unions(manifest: Manifest) -> set[int]:
+    # Directions of one place may leave out different blocks; shared tensors keep them all.
+    places: dict[tuple[str, str], set[int]] = {}
+    for info in manifest.directions.values():
+        places.setdefault((info.site, info.position), set()).update(info.blocks)
+    return {len(blocks) for blocks in places.values()}
 
 
 def _check_scores(tensors: Tensors) -> None:

@@ -57,7 +57,7 @@ def separation(artifact: Artifact, names: Sequence[str] | None = None) -> go.Fig
         for trace in _separation_panel(artifact, name, found, first=index == 0):
             figure.add_trace(trace, row=index // columns + 1, col=index % columns + 1)
     figure.update_yaxes(range=[-0.02, 1.04], dtick=0.25)
-    figure.update_xaxes(title_text="block", row=rows)
+    _block_axis(figure, artifact, row=rows)
     figure.update_yaxes(title_text="AUC", col=1)
     level = shown[0][1].about.level
     title = f"Held-out separation by block (AUC; bands: {level:.0%} intervals)"
@@ -89,7 +89,7 @@ def stability(artifact: Artifact, names: Sequence[str] | None = None) -> go.Figu
             counts.add(found.about.n)
     if not levels:
         raise MissingPart("no split-half cosine was measured (measure 'split_half_cosine')")
-    figure.update_xaxes(title_text="block")
+    _block_axis(figure, artifact)
     figure.update_yaxes(title_text="cosine", range=[None, 1.03])
     return style.finish(
         figure,
@@ -117,7 +117,7 @@ def norms(artifact: Artifact, names: Sequence[str] | None = None) -> go.Figure:
             counts.add(sum(about.n.values()))
     if not counts:
         raise MissingPart("the artifact has no ambient_norm, so norms cannot be compared")
-    figure.update_xaxes(title_text="block")
+    _block_axis(figure, artifact)
     figure.update_yaxes(title_text="|direction| / mean |state|", rangemode="tozero")
     return style.finish(
         figure, f"Norm by block, relative to the mean state norm (n = {_span(counts)} prompts)"
@@ -147,7 +147,7 @@ def cosine_curves(artifact: Artifact, name: str) -> go.Figure:
         found = reading.cosine(artifact, name, other)
         curve = style.line(list(found), list(found.values()), other, _colour(artifact, other))
         figure.add_trace(curve)
-    figure.update_xaxes(title_text="block")
+    _block_axis(figure, artifact)
     figure.update_yaxes(title_text=f"cosine with {name}", range=[-1.05, 1.05])
     return style.finish(
         figure,
@@ -245,6 +245,13 @@ def _separation_panel(
         trace.legendgroup = trace.name
         trace.showlegend = first and trace.name is not None
     return traces
+
+
+def _block_axis(figure: go.Figure, artifact: Artifact, *, row: int | None = None) -> None:
+    blocks = [block for about in artifact.manifest.directions.values() for block in about.blocks]
+    step = max(1, round((max(blocks) - min(blocks)) / 8))
+    figure.update_xaxes(tick0=0, dtick=step)  # whole blocks only
+    figure.update_xaxes(title_text="block", row=row)
 
 
 def _colour(artifact: Artifact, name: str) -> str:

@@ -5,6 +5,7 @@ Nothing is estimated here; every number is a stored one or a ratio or cosine of 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import torch
@@ -112,23 +113,50 @@ def headline(artifact: Artifact) -> str | None:
     names = artifact.names
     if not names:
         return None
-    plain = [name for name in names if artifact.manifest.directions[name].contrast == "refusal"]
-    found = {name: verdict(artifact, name) for name in plain or names}
+    if "refusal" in names:
+        return "refusal"
+    found = {name: verdict(artifact, name) for name in names}
     return max(found, key=lambda name: -1.0 if (v := found[name]) is None else v.auc.value)
 
 
 def site_tensor(artifact: Artifact, family: str, name: str) -> Float[Tensor, "rows *rest"] | None:
     """Return a tensor kept by site and position, with one row for each block of a direction.
 
-    Looks for ``family/site.position``, then ``family/site``, then ``family``.
+    Its key is ``family/site.p-k``, ``family/site`` or, for the one place that has no key of its
+    own, ``family``. Its rows belong to the sorted union of the blocks of the directions there.
+    None if it was not stored, or if its rows cannot be told apart.
     """
     about = info(artifact, name)
-    keys = (f"{family}/{about.site}.{about.position}", f"{family}/{about.site}", family)
-    for key in keys:
-        tensor = artifact.tensors.get(key)
-        if tensor is not None and tensor.shape[0] == len(about.blocks):
-            return tensor
-    return None
+    place = _place(about)
+    key = _place_key(artifact, family, about)
+    if key is None:
+        bare = {
+            _place(other)
+            for other in artifact.manifest.directions.values()
+            if _place_key(artifact, family, other) is None
+        }
+        if family not in artifact.tensors or bare != {place}:
+            return None
+        key = family
+    directions = artifact.manifest.directions.values()
+    union = sorted({b for other in directions if _place(other) == place for b in other.blocks})
+    tensor = artifact.tensors[key]
+    if tensor.shape[0] != len(union):
+        return None
+    return tensor[[union.index(block) for block in about.blocks]]
+
+
+def _place(about: DirectionInfo) -> tuple[str, str]:
+    return about.site, about.position
+
+
+def _place_key(artifact: Artifact, family: str, about: DirectionInfo) -> str | None:
+    found = re.search(r"-(\d+)\]?$", about.position)  # "template[-2]" or "p-2"
+    back = 1 if found is None else int(found[1])
+    keys = [f"{family}/{about.site}.p-{back}"]
+    if back == 1:
+        keys.append(f"{family}/{about.site}")
+    return next((key for key in keys if key in artifact.tensors), None)
 
 
 def relative_norm(artifact: Artifact, name: str) -> tuple[float, ...] | None:

@@ -149,6 +149,21 @@ def test_every_documented_key_is_accepted(tmp_path: Path) -> None:
     assert found.tensors["adasteer/harm/coefficient"].shape == ()
 
 
+def test_shared_tensors_may_have_a_row_for_every_block_of_any_direction(tmp_path: Path) -> None:
+    two = {
+        "a": making.info(blocks=(0, 1), measures={}),
+        "b": making.info(blocks=(1, 3), measures={}),
+    }
+    tensors = {"direction/a": torch.ones(2, 6), "direction/b": torch.ones(2, 6)}
+    path = tmp_path / "a.safetensors"
+    for rows in (2, 3):  # one direction's blocks, or the union 0, 1, 3
+        shared = tensors | {"ambient_norm": torch.ones(rows)}
+        artifacts.save(Artifact(making.manifest(directions=two), shared), path)
+    with pytest.raises(ArtifactError, match=r"4 rows, but the directions have \[2, 3\] blocks"):
+        shared = tensors | {"ambient_norm": torch.ones(4)}
+        artifacts.save(Artifact(making.manifest(directions=two), shared), path)
+
+
 def test_subnormal_directions_are_not_taken_for_zero(tmp_path: Path) -> None:
     tiny = making.tensors() | {D: torch.full((3, 6), 1e-44)}
     artifacts.save(Artifact(making.manifest(), tiny), tmp_path / "a.safetensors")

@@ -74,10 +74,47 @@ def test_norms_are_relative_to_the_ambient_norm_of_the_same_site() -> None:
     figure = figures.norms(ARTIFACT)
     expected = ARTIFACT.direction("shift").norm(dim=-1) / ARTIFACT.tensors["ambient_norm"]
     assert list(trace(figure, "shift").y) == pytest.approx(expected.tolist(), rel=1e-6)
-    sited = {**ARTIFACT.tensors, "ambient_norm/hook_resid_post.last": torch.full((12,), 2.0)}
-    figure = figures.norms(Artifact(ARTIFACT.manifest, sited))
-    expected = ARTIFACT.direction("shift").norm(dim=-1) / 2
-    assert list(trace(figure, "shift").y) == pytest.approx(expected.tolist(), rel=1e-6)
+
+
+def moved(name: str, *, position: str, site: str = "hook_resid_post") -> Artifact:
+    about = ARTIFACT.manifest.directions[name]
+    about = about.model_copy(update={"position": position, "site": site})
+    directions = {**ARTIFACT.manifest.directions, name: about}
+    return Artifact(
+        ARTIFACT.manifest.model_copy(update={"directions": directions}), ARTIFACT.tensors
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "position", "site"),
+    [
+        ("ambient_norm/hook_resid_post.p-2", "template[-2]", "hook_resid_post"),
+        ("ambient_norm/hook_resid_post.p-2", "p-2", "hook_resid_post"),
+        ("ambient_norm/hook_mlp_out", "last", "hook_mlp_out"),
+        ("ambient_norm/hook_mlp_out.p-1", "last", "hook_mlp_out"),
+    ],
+)
+def test_norms_never_borrow_the_ambient_norm_of_another_place(
+    key: str, position: str, site: str
+) -> None:
+    artifact = moved("shift", position=position, site=site)
+    assert reading.relative_norm(artifact, "shift") is None  # only the other place has one
+    assert reading.relative_norm(artifact, "refusal") is None  # and whose it is cannot be told
+    sited = Artifact(artifact.manifest, {**artifact.tensors, key: torch.full((12,), 2.0)})
+    expected = (ARTIFACT.direction("shift").norm(dim=-1) / 2).tolist()
+    assert reading.relative_norm(sited, "shift") == pytest.approx(expected, rel=1e-6)
+    plain = reading.relative_norm(ARTIFACT, "refusal")
+    assert reading.relative_norm(sited, "refusal") == plain
+
+
+def test_norms_of_a_direction_that_leaves_out_blocks_use_the_rows_of_its_own_blocks() -> None:
+    about = ARTIFACT.manifest.directions["did"].model_copy(update={"blocks": (6, 9)})
+    directions = {**ARTIFACT.manifest.directions, "did": about}
+    tensors = {k: v[[6, 9]] if "/did" in k else v for k, v in ARTIFACT.tensors.items()}
+    fewer = Artifact(ARTIFACT.manifest.model_copy(update={"directions": directions}), tensors)
+    whole = reading.relative_norm(ARTIFACT, "did")
+    assert whole is not None
+    assert reading.relative_norm(fewer, "did") == (whole[6], whole[9])
 
 
 def test_cosines_agree_with_torch_in_curves_and_map() -> None:
@@ -189,6 +226,12 @@ def test_ties_go_to_the_larger_distance_then_to_the_earlier_block() -> None:
     found = reading.verdict(artifact, "refusal")
     assert found is not None
     assert found.block == 4
+
+
+def test_block_axes_have_whole_blocks() -> None:
+    for figure in (figures.separation(ARTIFACT), figures.norms(ARTIFACT)):
+        assert isinstance(figure.layout.xaxis.dtick, int)
+        assert figure.layout.xaxis.tick0 == 0
 
 
 def test_drawing_changes_nothing() -> None:

@@ -136,11 +136,12 @@ def test_nothing_is_loaded_from_outside(page: reports.Page) -> None:
 
 def test_hostile_text_stays_text() -> None:
     plain = planted.planted()
-    about = plain.manifest.directions["refusal"].model_copy(
-        update={"site": HOSTILE, "position": HOSTILE, "sign_rule": HOSTILE}
-    )
-    measure = about.measures["auc"].model_copy(update={"what": HOSTILE})
-    about = about.model_copy(update={"measures": {**about.measures, "auc": measure}})
+    directions = {}
+    for name, about in plain.manifest.directions.items():
+        texts = {"site": HOSTILE, "position": HOSTILE, "sign_rule": HOSTILE}
+        auc = about.measures["auc"].model_copy(update={"what": HOSTILE})
+        measures = {**about.measures, "auc": auc}
+        directions[name] = about.model_copy(update={**texts, "measures": measures})
     manifest = plain.manifest.model_copy(
         update={
             "aligned": making.model(HOSTILE, n_layers=12, d_model=planted.D),
@@ -153,7 +154,7 @@ def test_hostile_text_stays_text() -> None:
             "parents": (HOSTILE,),
             "versions": {HOSTILE: HOSTILE},
             "created": plain.manifest.created,
-            "directions": {**plain.manifest.directions, "refusal": about},
+            "directions": directions,
         }
     )
     hostile = Tags(reports.report(Artifact(manifest, plain.tensors)).html)
@@ -164,8 +165,7 @@ def test_hostile_text_stays_text() -> None:
     def scripts(found: Tags) -> int:
         return sum(tag == "script" for tag, _ in found.tags)
 
-    # Directions no longer share one place, so no figure of angles: one script less each.
-    assert scripts(hostile) == scripts(clean) - 2
+    assert scripts(hostile) == scripts(clean)
     assert hostile.text.count(HOSTILE) >= 9
 
 
