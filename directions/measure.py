@@ -104,12 +104,18 @@ def _project(
     Float64[np.ndarray, "one_k p"], Float64[np.ndarray, "one_k q"], Float64[np.ndarray, "n"]
 ]:
     """Project both groups on the direction (row 0) and on all null directions (further rows)."""
-    vectors = np.concatenate([unit[None], nulls])
+    # Single precision is ample for nulls and half the time; the direction itself stays double.
+    single = nulls.astype(np.float32)
+
+    def project(states: Float64[np.ndarray, "m d"]) -> Float64[np.ndarray, "one_k m"]:
+        null = (single @ states.T.astype(np.float32)).astype(np.float64)
+        return np.concatenate([(states @ unit)[None], null])
+
     plus, minus, plain = [], [], []
     for part in parts:
         left, right = contrast.sides(part.cells, harmful[part.rows])
-        plus.append(vectors @ left.T)
-        minus.append(vectors @ right.T)
+        plus.append(project(left))
+        minus.append(project(right))
         plain.append(part.cells[ALIGNED] @ unit if ALIGNED in part.cells else np.zeros(0))
     return (
         np.concatenate(plus, axis=1),

@@ -1,4 +1,4 @@
-"""Claims: a chat template is a foreign program; whatever it does ends as one typed line, in time."""
+"""Claims: a chat template is a foreign program; all it does ends as one typed line, in time."""
 
 from __future__ import annotations
 

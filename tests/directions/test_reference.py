@@ -1,0 +1,30 @@
+"""Claims about the reference pair: refusal is decodable on categories it was not fitted on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import directions
+from directions import Options
+from evaluation.prompts import shipped
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_refusal_and_shift_of_the_reference_pair_beat_their_controls() -> None:
+    from hooks import reference
+
+    if not list(Path(reference.adapter_path()).glob("*.safetensors")):
+        pytest.skip(
+            "the reference adapter is not in this checkout; run python -m training.reference"
+        )
+    every = shipped("test")
+    third = replace(every, prompts=every.prompts[::3])
+    found = directions.extract(fit=third, options=Options(contrasts=("shift", "refusal")))
+    assert found.beats_control("refusal")
+    assert found.score("refusal").auc > 0.9
+    assert found.score("shift").split_half_cosine[0] > 0.9
+    assert len(found.blocks("refusal")) == 30
