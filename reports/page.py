@@ -70,6 +70,7 @@ def report(artifact: Artifact) -> Page:
         title=words.title(artifact),
         sections=sections,
         directions=tables.directions(artifact),
+        verdicts=tables.verdicts(artifact),
         places=tables.places(artifact),
         claims=words.claims(artifact),
         controls=tables.controls(artifact),

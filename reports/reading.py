@@ -62,8 +62,14 @@ class Verdict:
 
     @property
     def beaten(self) -> bool:
-        """True if the interval of the AUC lies above the band of every control that was run."""
-        return bool(self.controls) and all(self.auc.low > point.high for _, point in self.controls)
+        """True if the AUC lies above the band of every control that was run, at this block.
+
+        With a 95% band that is a one-sided test at 2.5%, not corrected for the choice of the block;
+        the direction's ``claim`` is the verdict of the run that made it.
+        """
+        return bool(self.controls) and all(
+            self.auc.value > point.high for _, point in self.controls
+        )
 
 
 def info(artifact: Artifact, name: str) -> DirectionInfo:
@@ -103,6 +109,15 @@ def verdict(artifact: Artifact, name: str) -> Verdict | None:
     found = ((control, series(artifact, name, control)) for control in CONTROLS)
     controls = tuple((control, line.at(block)) for control, line in found if line is not None)
     return Verdict(block, auc.at(block), controls)
+
+
+def stated(artifact: Artifact, name: str) -> str | None:
+    """Return the verdict over all blocks that the run stated (``method`` entry ``verdict.NAME``).
+
+    Unlike :func:`verdict` it accounts for the choice of the block. None if the run stated none.
+    """
+    text = artifact.manifest.method.get(f"verdict.{name}")
+    return text if isinstance(text, str) else None
 
 
 def headline(artifact: Artifact) -> str | None:

@@ -27,7 +27,7 @@ def directions(artifact: Artifact) -> Table:
         "direction",
         "block",
         "AUC",
-        "above its controls",
+        "AUC above both bands",
         "shuffled labels",
         "random directions",
         "split-half cosine",
@@ -42,6 +42,16 @@ def directions(artifact: Artifact) -> Table:
             (*row, _place(artifact, name)) for row, name in zip(rows, artifact.names, strict=True)
         )
     return Table(columns, rows)
+
+
+def verdicts(artifact: Artifact) -> Table:
+    """Return what the run itself concluded about each direction over all blocks."""
+    rows = [
+        (name, artifact.manifest.directions[name].claim, stated)
+        for name in artifact.names
+        if (stated := reading.stated(artifact, name)) is not None
+    ]
+    return Table(("direction", "claim", "over all blocks"), tuple(rows))
 
 
 def places(artifact: Artifact) -> tuple[str, ...]:

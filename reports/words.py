@@ -84,7 +84,9 @@ def finding(artifact: Artifact) -> str:
         f"{found.auc.value:.3f} ({found.auc.about.level:.0%} interval {found.auc.low:.3f} to "
         f"{found.auc.high:.3f}, n = {found.auc.about.n})"
     )
-    return f"{start}; {_against(found)}"
+    sentence = f"{start}; {_against(found, claimed=about.claim != 'none')}"
+    stated = reading.stated(artifact, name)
+    return sentence if stated is None else f"{sentence} Over all blocks: {stated.rstrip('.')}."
 
 
 def claims(artifact: Artifact) -> tuple[ClaimText, ...]:
@@ -102,13 +104,18 @@ def claims(artifact: Artifact) -> tuple[ClaimText, ...]:
     )
 
 
-def _against(found: Verdict) -> str:
+def _against(found: Verdict, *, claimed: bool) -> str:
     if not found.controls:
         return "no control was run, so this is not evidence yet."
     ranges = " and ".join(
         f"{CONTROL_WORDS[control]} reach {point.low:.3f} to {point.high:.3f}"
         for control, point in found.controls
     )
-    if found.beaten:
-        return f"its controls stay below: {ranges}."
-    return f"this does not beat its controls: {ranges}."
+    if not found.beaten:
+        return f"this is not above its controls: {ranges}."
+    if not claimed:
+        return (
+            f"its controls stay below there ({ranges}), but the run, which looked at every block, "
+            "makes no claim."
+        )
+    return f"its controls stay below: {ranges}."

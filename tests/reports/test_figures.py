@@ -204,6 +204,12 @@ def test_the_verdict_is_at_the_best_block_and_against_the_controls_there() -> No
     noise = reading.verdict(planted.planted(signal=False), "refusal")  # twin: nothing planted
     assert noise is not None
     assert not noise.beaten
+    for high, beaten in ((0.90, True), (0.999, False)):  # one control above is enough to fail
+        band = planted.interval(torch.full((12,), high - 0.05), 0.05)
+        raised = {**ARTIFACT.tensors, "measure/refusal/auc_random": band}
+        found = reading.verdict(Artifact(ARTIFACT.manifest, raised), "refusal")
+        assert found is not None
+        assert found.beaten is beaten
     without = planted.without(ARTIFACT, "measure/x/auc_shuffled", "measure/x/auc_random")
     unchecked = reading.verdict(without, "refusal")
     assert unchecked is not None

@@ -74,7 +74,18 @@ def test_the_finding_is_computed_from_the_numbers(artifact: Artifact, page: repo
     assert "its controls stay below: fits with shuffled labels reach 0.370 to 0.630" in page.finding
     assert Tags(page.html).text.count(page.finding) == 1
     noise = reports.report(planted.planted(signal=False)).finding  # twin: nothing planted
-    assert "does not beat its controls" in noise
+    assert "this is not above its controls" in noise
+    method = artifact.manifest.method | {"verdict.refusal": "beats chance (p = 0.01)"}
+    manifest = artifact.manifest.model_copy(update={"method": method})
+    stated = reports.report(Artifact(manifest, artifact.tensors))
+    assert stated.finding == f"{page.finding} Over all blocks: beats chance (p = 0.01)."
+    assert "the choice of the block accounted for" in stated.html
+    assert "the choice of the block accounted for" not in page.html
+    about = artifact.manifest.directions["refusal"].model_copy(update={"claim": "none"})
+    directions = {**artifact.manifest.directions, "refusal": about}
+    manifest = artifact.manifest.model_copy(update={"directions": directions})
+    modest = reports.report(Artifact(manifest, artifact.tensors)).finding
+    assert "which looked at every block, makes no claim" in modest
     unchecked = planted.without(artifact, "measure/x/auc_shuffled", "measure/x/auc_random")
     assert "no control was run, so this is not evidence" in reports.report(unchecked).finding
 
