@@ -10,7 +10,9 @@ import ctypes
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 from transformers import PreTrainedTokenizerBase
@@ -20,6 +22,8 @@ from hooks.errors import TokenizerError
 
 RENDER_SECONDS = 4.0
 """Time that one template may take for one prompt."""
+RENDER_BYTES = 2**30
+"""Memory that it may take on top of what the process has."""
 _SENTINEL = "theodolite sentinel"
 _Result = TypeVar("_Result")
 
@@ -102,7 +106,8 @@ def render(
         return text
 
     try:
-        return within(RENDER_SECONDS, work)
+        with _limited_memory():
+            return within(RENDER_SECONDS, work)
     except TokenizerError:
         raise
     except TimeoutError as error:
@@ -138,6 +143,26 @@ def template_tail(tokenizer: PreTrainedTokenizerBase, *, system: str | None = No
     return text[place + len(_SENTINEL) :]
 
 
+@contextmanager
+def _limited_memory() -> Iterator[None]:
+    """Let a template take no more than ``RENDER_BYTES``, where the system can limit it."""
+    try:
+        import resource  # absent on Windows
+
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        now = pages * resource.getpagesize() + RENDER_BYTES
+        limit = now if soft == resource.RLIM_INFINITY else min(now, soft)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    except (ImportError, OSError, ValueError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
 def within(seconds: float, work: Callable[[], _Result]) -> _Result:
     """Return ``work()``, or stop it after ``seconds``; works in any thread.
 
@@ -169,9 +194,9 @@ def within(seconds: float, work: Callable[[], _Result]) -> _Result:
 
     timer = threading.Timer(seconds, expire)
     timer.daemon = True
-    timer.start()
     try:
         try:
+            timer.start()  # on a busy machine the time may be up before this returns
             result = work()
         except _TooLong:
             raise

@@ -70,9 +70,7 @@ class RunStats:
 class RunOutput:
     """Logits of a run, in the caller's order."""
 
-    logits: Float[Tensor, "row vocab"] | list[Float[Tensor, "_ vocab"]] | None = field(
-        default=None
-    )
+    logits: Float[Tensor, "row vocab"] | list[Float[Tensor, "_ vocab"]] | None = field(default=None)
     """[row, vocab] for ``last``; a list of [token, vocab] for ``response`` and ``all``."""
 
 

@@ -7,9 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
-import torch
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -21,11 +19,11 @@ from transformers.utils import logging as logging_of_transformers
 
 from hooks.adapter import AdapterMode, AdapterSwitch
 from hooks.errors import ModelError, TokenizerError
+from hooks.hardware import Dtype, pick_device, pick_dtype
 from hooks.model import Model, view_of
 from hooks.precision import StreamMode
 from hooks.source import Source
 
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 _log = logging.getLogger("theodolite.load")
 _REFERENCE = ("reference:base", "reference:aligned")
 
@@ -170,16 +168,6 @@ def split_spec(spec: str) -> tuple[str, Path | None]:
     return base, folder
 
 
-def native_bfloat16(device: str) -> bool:
-    """True where the hardware multiplies bfloat16 natively."""
-    if device.startswith("cuda"):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device != "cpu":
-        return False
-    able = torch.cpu.get_capabilities()
-    return bool(able.get("amx_bf16") or able.get("amx_tile") or able.get("avx512_bf16"))
-
-
 def _named(source: Source, spec: str, adapter: Path | None) -> Source:
     return Source(spec, source.name, source.folder, source.revision, adapter)
 
@@ -192,8 +180,8 @@ def _load_base(
         from hooks import reference
 
         name = str(reference.path("base"))
-    where = _pick_device(device)
-    chosen = _pick_dtype(dtype, where)
+    where = pick_device(device)
+    chosen = pick_dtype(dtype, where)
     options: dict[str, object] = {"device_map": "auto"} if device == "map" else {}
     try:
         with _no_bars():
@@ -245,7 +233,8 @@ def _snapshot(hf: PreTrainedModel) -> Path | None:
 
 
 def _add_adapter(hf: PreTrainedModel, folder: Path, spec: str, mode: AdapterMode) -> AdapterSwitch:
-    if not list(folder.glob("*.safetensors")):
+    # transformers would fall back to adapter_model.bin, so this very file must be there.
+    if not (folder / "adapter_model.safetensors").is_file():
         raise ModelError(
             f"{folder}: no safetensors adapter there; pickle-family files are not read"
         )
@@ -253,33 +242,19 @@ def _add_adapter(hf: PreTrainedModel, folder: Path, spec: str, mode: AdapterMode
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # peft warns about keys that it then loads
             with _no_bars():
-                hf.load_adapter(str(folder), is_trainable=False)
+                info = hf.load_adapter(str(folder), is_trainable=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         first = str(error).splitlines()[0][:200]
         raise ModelError(f"{spec}: the adapter does not fit its base ({first})") from error
+    # Only a warning to transformers, but such an adapter changes nothing, or not what it should.
+    lost = sorted({*getattr(info, "missing_keys", ()), *getattr(info, "unexpected_keys", ())})
+    if lost:
+        raise ModelError(
+            f"{spec}: the adapter does not fit its base ({len(lost)} tensors have no counterpart, "
+            f"such as {lost[0]})"
+        )
     hf.eval().requires_grad_(False)
     return AdapterSwitch(hf, mode)
-
-
-def _pick_device(device: str) -> str:
-    if device in ("auto", "map"):
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.device(device)
-    except RuntimeError as error:
-        raise ModelError(f"{device!r} is not a device; try auto, cpu, cuda or cuda:1") from error
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ModelError(f"{device}: torch sees no CUDA device here; use --device cpu")
-    return device
-
-
-def _pick_dtype(dtype: Dtype, device: str) -> torch.dtype:
-    names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype == "auto":
-        return torch.bfloat16 if native_bfloat16(device) else torch.float32
-    if dtype not in names:
-        raise ModelError(f"dtype {dtype!r}; choose auto, {', '.join(names)}")
-    return names[dtype]
 
 
 def _explain(name: str, error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""What the tests of ``hooks`` share: cached tiny models, never changed, and independent readings."""
+"""What the tests of ``hooks`` share: cached tiny models, never changed, and oracles."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import hooks
-from tests.tiny import LAYERS, WIDTH, make_hf, tokenizer
+from tests.tiny import LAYERS as LAYERS
+from tests.tiny import WIDTH, make_hf, tokenizer
 
 PROMPTS = (
     "Name a river.",

@@ -44,7 +44,9 @@ def test_a_site_before_the_post_norm_is_refused_with_its_error(
     report = wrong.check()
     assert not report.passed
     assert kind in report.refusals
-    with pytest.raises(SiteError, match=f"{kind} is not served: .*{identity}.*relative error [0-9]"):
+    with pytest.raises(
+        SiteError, match=f"{kind} is not served: .*{identity}.*relative error [0-9]"
+    ):
         wrong.hooks(capture=hooks.Capture(f"blocks.0.{kind}"))
     with pytest.raises(SiteError, match="not served"):
         wrong.hooks(edits=[hooks.Scale(f"blocks.*.{kind}", 0.5)])
@@ -58,9 +60,11 @@ def test_a_site_that_does_not_fire_once_is_refused(monkeypatch: pytest.MonkeyPat
     layer = raw.model.layers[1]
     real = layer.mlp.forward
     # The block calls its MLP twice, so one capture a pass would be a lie.
-    monkeypatch.setattr(layer.mlp, "forward", lambda x: real(x) + 0 * layer.mlp.down_proj(
-        torch.zeros(*x.shape[:-1], 48)
-    ))
+    monkeypatch.setattr(
+        layer.mlp,
+        "forward",
+        lambda x: real(x) + 0 * layer.mlp.down_proj(torch.zeros(*x.shape[:-1], 48)),
+    )
     report = hooks.wrap(raw, tokenizer()).check()
     assert "fires once" in report.refusals["mlp.hook_post"]
     assert report.errors["mlp.hook_post fires once"] == 1
@@ -85,9 +89,7 @@ def _reports(root: Path) -> list[Path]:
     return sorted((root / "checks").glob("*.json"))
 
 
-def test_the_report_is_kept_by_fingerprint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_report_is_kept_by_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hooks.check, "cache_root", lambda: tmp_path / "cache")
     folder = save(tmp_path / "model")
     first = hooks.load(str(folder), dtype="float32").check()

@@ -182,8 +182,8 @@ def test_the_edited_middle_equals_a_llama_block_written_by_hand() -> None:
     layer, ids = model().hf.model.layers[1], list(_prompts().ids[0])
     found: dict[str, Tensor] = {}
     handles = [
-        layer.register_forward_pre_hook(lambda m, a: found.update(pre=a[0])),
-        layer.self_attn.register_forward_hook(lambda m, a, out: found.update(attn=out[0])),
+        layer.register_forward_pre_hook(lambda _, a: found.update(pre=a[0])),
+        layer.self_attn.register_forward_hook(lambda *call: found.update(attn=call[-1][0])),
     ]
     with torch.no_grad():
         model().hf(torch.tensor([ids]))

@@ -56,15 +56,23 @@ def _counted(used: hooks.Model) -> Iterator[dict[str, int]]:
 
 @pytest.mark.parametrize(
     "site",
-    ["hook_embed", "blocks.0.hook_resid_pre", "blocks.0.attn.hook_z", "blocks.0.hook_resid_post",
-     "blocks.2.hook_resid_pre", "blocks.2.hook_resid_mid", POST, "ln_final.hook_out"],
+    [
+        "hook_embed",
+        "blocks.0.hook_resid_pre",
+        "blocks.0.attn.hook_z",
+        "blocks.0.hook_resid_post",
+        "blocks.2.hook_resid_pre",
+        "blocks.2.hook_resid_mid",
+        POST,
+        "ln_final.hook_out",
+    ],
 )
 @pytest.mark.parametrize("options", [EngineOptions(), EngineOptions(batch_rows=3), OFF])
 def test_counters_equal_an_independent_count(site: str, options: EngineOptions) -> None:
     encoded = model().encode(PROMPTS, system=SYSTEM)
-    with _counted(model()) as want:
-        with model().hooks(capture=hooks.Capture(site), options=options) as run:
-            run.forward(encoded)
+    read = hooks.Capture(site)
+    with _counted(model()) as want, model().hooks(capture=read, options=options) as run:
+        run.forward(encoded)
     got = run.stats.as_dict()
     assert {name: got[name] for name in want} == want
     assert got["tokens_asked"] == sum(encoded.lengths)
@@ -106,12 +114,15 @@ def test_savings_change_no_state(family: str) -> None:
         assert torch.cosine_similarity(got, want, dim=-1).min() > 1 - 1e-6
 
 
-@pytest.mark.parametrize("edit", [
-    Add(vector(1), MID),
-    Add(vector(1), MID, positions="last"),
-    Add(vector(1), MID, positions="after_instruction"),
-    hooks.Apply(lambda x: x - x.mean(1, keepdim=True), MID),
-])
+@pytest.mark.parametrize(
+    "edit",
+    [
+        Add(vector(1), MID),
+        Add(vector(1), MID, positions="last"),
+        Add(vector(1), MID, positions="after_instruction"),
+        hooks.Apply(lambda x: x - x.mean(1, keepdim=True), MID),
+    ],
+)
 def test_savings_change_no_edited_state(edit: hooks.Intervention) -> None:
     encoded = model().encode(["abc", "abd", "xyz"], system=SYSTEM)
     want = capture(model(), encoded, edits=[edit], options=OFF).stack()
@@ -201,9 +212,9 @@ def test_running_out_of_memory_once_changes_nothing(kind: str, call: int) -> Non
     want = capture(model(), encoded, options=options).stack()
     moments, rows = hooks.Moments(), hooks.Rows()
     reads = [hooks.Capture(POST, into=moments), hooks.Capture(POST, into=rows)]
-    with _runs_out(model(), lambda now, _: now == call, kind):
-        with model().hooks(capture=reads, options=options) as run:
-            out = run.forward(encoded, logits="last")
+    failing = _runs_out(model(), lambda now, _: now == call, kind)
+    with failing, model().hooks(capture=reads, options=options) as run:
+        out = run.forward(encoded, logits="last")
     torch.testing.assert_close(rows.stack(), want, atol=1e-5, rtol=1e-5)
     assert moments.count(MID) == len(PROMPTS)
     torch.testing.assert_close(moments.mean(MID), rows[MID].double().mean(0))

@@ -20,7 +20,12 @@ FAMILIES = ("llama", "gpt2", "mistral", "gemma2")
 
 
 def _greedy(
-    family: str, edits: list[object], encoded: hooks.Encoded, *, use_cache: bool = True, rows: int = 16
+    family: str,
+    edits: list[object],
+    encoded: hooks.Encoded,
+    *,
+    use_cache: bool = True,
+    rows: int = 16,
 ) -> list[list[int]]:
     options = hooks.EngineOptions(batch_rows=rows)
     with model(family).hooks(edits=edits, options=options) as run:
@@ -256,7 +261,10 @@ def test_a_gated_pass_equals_the_open_and_the_closed_rows_run_apart() -> None:
     scores = _scores(encoded)
     middle = float(scores.median()) + 1e-6
     got = logits(model(), encoded, _gated(middle))
-    both = (logits(model(), encoded), logits(model(), encoded, [Add(V, "blocks.2.hook_resid_post")]))
+    both = (
+        logits(model(), encoded),
+        logits(model(), encoded, [Add(V, "blocks.2.hook_resid_post")]),
+    )
     for row, score in enumerate(scores.tolist()):
         torch.testing.assert_close(got[row], both[score > middle][row], atol=1e-5, rtol=1e-5)
         assert not torch.allclose(got[row], both[score <= middle][row], atol=1e-2)

@@ -47,7 +47,7 @@ def _everything(ids: list[int]) -> Tensor:
     """Return [token, d]: all states at one site for one row alone, by a plain torch hook."""
     found: list[Tensor] = []
     layer = model().hf.model.layers[1]
-    handle = layer.register_forward_hook(lambda m, a, out: found.append(out[0].clone()))
+    handle = layer.register_forward_hook(lambda *call: found.append(call[-1][0].clone()))
     with torch.no_grad():
         model().hf(torch.tensor([ids]))
     handle.remove()
@@ -109,7 +109,7 @@ def test_a_callable_means_what_it_says() -> None:
         capture(model(), silent, MID, at=_is_question)
 
 
-@pytest.mark.parametrize("wrong", [lambda ids, mask: mask.long(), lambda ids, mask: mask[:, 1:]])
+@pytest.mark.parametrize("wrong", [lambda _, mask: mask.long(), lambda _, mask: mask[:, 1:]])
 def test_a_callable_of_another_shape_or_type_is_refused(wrong: object) -> None:
     with pytest.raises(PositionError, match="position callable returned"):
         capture(model(), ids_of([4, 6]), MID, at=wrong)

@@ -46,9 +46,9 @@ def _foreign(root: nn.Module) -> Iterator[list[int]]:
     calls: list[int] = []
     layer = root.model.layers[1]
     handles = [
-        layer.register_forward_hook(lambda m, a, out: calls.append(1)),
-        layer.register_forward_pre_hook(lambda m, a: calls.append(2)),
-        root.register_forward_hook(lambda m, a, out: calls.append(3), always_call=True),
+        layer.register_forward_hook(lambda *_: calls.append(1)),
+        layer.register_forward_pre_hook(lambda *_: calls.append(2)),
+        root.register_forward_hook(lambda *_: calls.append(3), always_call=True),
     ]
     try:
         yield calls
@@ -114,7 +114,7 @@ def test_a_failing_inner_registration_keeps_the_outer_context(
     with _unchanged(), model().hooks(edits=[Add(V, MID)]) as outer:
         before = attached(model().hf)
         with monkeypatch.context() as patch:
-            patch.setattr(Registry, "_register", lambda *a: (_ for _ in ()).throw(Planted()))
+            patch.setattr(Registry, "_register", lambda *_: (_ for _ in ()).throw(Planted()))
             with pytest.raises(Planted), model().hooks(edits=_edits()):
                 pass
         assert attached(model().hf) == before
@@ -125,10 +125,10 @@ def test_a_failing_inner_registration_keeps_the_outer_context(
 @pytest.mark.parametrize("error", [Planted(), KeyboardInterrupt(), ValueError("x")])
 @pytest.mark.parametrize("call", [1, 3, 5])
 def test_a_failing_edit_call_leaves_nothing(call: int, error: BaseException) -> None:
-    with _unchanged(), pytest.raises(type(error)):
-        with model().hooks(edits=[*_edits(), Apply(_fail_on(call, error), POST)]) as run:
-            run.forward(IDS, logits="last")
-            run.forward(IDS, logits="last")
+    edits = [*_edits(), Apply(_fail_on(call, error), POST)]
+    with _unchanged(), pytest.raises(type(error)), model().hooks(edits=edits) as run:
+        run.forward(IDS, logits="last")
+        run.forward(IDS, logits="last")
 
 
 @pytest.mark.parametrize("error", [Planted(), KeyboardInterrupt()])
@@ -183,7 +183,7 @@ def test_an_edit_whose_tokens_never_come_raises() -> None:
     never = Add(V, MID, steps="generated")
     with pytest.raises(SilentEditError, match=MID), model().hooks(edits=[never]) as run:
         run.forward(IDS, logits="last")
-    nowhere = Add(V, MID, positions=lambda ids, mask: torch.zeros_like(mask))
+    nowhere = Add(V, MID, positions=lambda _, mask: torch.zeros_like(mask))
     with pytest.raises(SilentEditError, match=MID), model().hooks(edits=[nowhere]) as run:
         run.forward(IDS, logits="last")
 

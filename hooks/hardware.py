@@ -1,0 +1,52 @@
+"""Which device and precision a model is loaded in."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from hooks.errors import ModelError
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def native_bfloat16(device: str) -> bool:
+    """True where the hardware multiplies bfloat16 natively."""
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device != "cpu":
+        return False
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("amx_bf16") or able.get("amx_tile") or able.get("avx512_bf16"))
+
+
+def pick_device(device: str) -> str:
+    """Return a torch device name.
+
+    Raises:
+        ModelError: no such device, or not here.
+    """
+    if device in ("auto", "map"):
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.device(device)
+    except RuntimeError as error:
+        raise ModelError(f"{device!r} is not a device; try auto, cpu, cuda or cuda:1") from error
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ModelError(f"{device}: torch sees no CUDA device here; use --device cpu")
+    return device
+
+
+def pick_dtype(dtype: str, device: str) -> torch.dtype:
+    """Return the precision to load in.
+
+    Raises:
+        ModelError: naming the choices.
+    """
+    names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype == "auto":
+        return torch.bfloat16 if native_bfloat16(device) else torch.float32
+    if dtype not in names:
+        raise ModelError(f"dtype {dtype!r}; choose auto, {', '.join(names)}")
+    return names[dtype]
