@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from einops import rearrange
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float32, Float64
 
 from directions.contrasts import ALIGNED, Contrast
 from directions.fitters import FittedContrast
@@ -17,6 +17,7 @@ from probes.separation import Estimate
 
 SHUFFLES, RANDOM, SPLITS, BOOTSTRAPS = 199, 99, 50, 100
 LEVEL = 0.95
+_CHUNK = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +31,7 @@ class HeldOut:
     random: Float64[np.ndarray, "r"]
     """max(A, 1-A) of each random direction."""
     random_d_prime: Float64[np.ndarray, "r"]
-    projections: tuple[Float64[np.ndarray, "p"], Float64[np.ndarray, "q"]]
+    projections: tuple[Float32[np.ndarray, "p"], Float32[np.ndarray, "q"]]
     """Projections of the two groups on the unit direction."""
 
 
@@ -59,22 +60,20 @@ def measure(
         [fitted.resampled[:SHUFFLES], controls.random_units(RANDOM, d, seed=seed)]
     )
     plus, minus, plain = _project(contrast, unit, nulls, parts, harmful)
-    auc = separation.auc_estimate(plus[0], minus[0], paired=contrast.paired, level=LEVEL)
     estimates = {
-        "auc": auc,
+        "auc": separation.auc_estimate(plus[0], minus[0], paired=contrast.paired, level=LEVEL),
         "d_prime": separation.d_prime(plus[0], minus[0], level=LEVEL),
         "split_half_cosine": _stability(fitted, n_fit),
     }
     if contrast.paired:
         # Do the classes part along what training or template added?
         estimates["auc_harmful"] = separation.auc_estimate(plain[harmful], plain[~harmful])
-    shuffled = _shuffled(contrast, plus, minus, harmful, seed)
-    first = 1 + SHUFFLES
-    random = controls.unsigned(separation.auc(plus[first:], minus[first:]))
-    gaps = separation.d_prime(plus[first:], minus[first:]).value
+    shuffled = _shuffled(contrast, plus[1], minus[1], harmful, seed)
+    random, gaps = _random(plus[1], minus[1])
     estimates["auc_shuffled"] = _scalar(controls.band(shuffled[None], level=LEVEL))
     estimates["auc_random"] = _scalar(controls.band(random[None], level=LEVEL))
-    return HeldOut(estimates, shuffled, random, gaps, (plus[0], minus[0]))
+    kept = (plus[0].astype(np.float32), minus[0].astype(np.float32))
+    return HeldOut(estimates, shuffled, random, gaps, kept)
 
 
 def describe(contrast: Contrast) -> dict[str, str]:
@@ -94,51 +93,74 @@ def describe(contrast: Contrast) -> dict[str, str]:
     return words
 
 
+Scores = tuple[Float64[np.ndarray, "m"], Float32[np.ndarray, "k m"]]
+"""Projections of one group on the direction and on all null directions."""
+
+
 def _project(
     contrast: Contrast,
     unit: Float64[np.ndarray, "d"],
     nulls: Float64[np.ndarray, "k d"],
     parts: Iterable[Part],
     harmful: Bool[np.ndarray, "n"],
-) -> tuple[
-    Float64[np.ndarray, "one_k p"], Float64[np.ndarray, "one_k q"], Float64[np.ndarray, "n"]
-]:
-    """Project both groups on the direction (row 0) and on all null directions (further rows)."""
+) -> tuple[Scores, Scores, Float64[np.ndarray, "n"]]:
+    """Project both groups, and the aligned states, prompt by prompt."""
     # Single precision is ample for nulls and half the time; the direction itself stays double.
     single = nulls.astype(np.float32)
-
-    def project(states: Float64[np.ndarray, "m d"]) -> Float64[np.ndarray, "one_k m"]:
-        null = (single @ states.T.astype(np.float32)).astype(np.float64)
-        return np.concatenate([(states @ unit)[None], null])
-
-    plus, minus, plain = [], [], []
+    main: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    null: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    plain: list[np.ndarray] = []
     for part in parts:
-        left, right = contrast.sides(part.cells, harmful[part.rows])
-        plus.append(project(left))
-        minus.append(project(right))
-        plain.append(part.cells[ALIGNED] @ unit if ALIGNED in part.cells else np.zeros(0))
-    return (
-        np.concatenate(plus, axis=1),
-        np.concatenate(minus, axis=1),
-        np.concatenate(plain),
+        for side, states in enumerate(contrast.sides(part.cells, harmful[part.rows])):
+            main[side].append(states @ unit)
+            null[side].append(single @ states.T.astype(np.float32))
+        plain.append(part.cells[ALIGNED] @ unit)
+    plus, minus = (
+        (np.concatenate(main[side]), np.concatenate(null[side], axis=1)) for side in (0, 1)
     )
+    return plus, minus, np.concatenate(plain)
 
 
 def _shuffled(
     contrast: Contrast,
-    plus: Float64[np.ndarray, "one_k p"],
-    minus: Float64[np.ndarray, "one_k q"],
+    plus: Float32[np.ndarray, "k p"],
+    minus: Float32[np.ndarray, "k q"],
     harmful: Bool[np.ndarray, "n"],
     seed: int,
 ) -> Float64[np.ndarray, "shuffles"]:
     """Give the held-out AUC of each shuffled fit, held-out labels shuffled as well."""
-    left, right = plus[1 : 1 + SHUFFLES], minus[1 : 1 + SHUFFLES]
-    if contrast.paired:
-        keep = resampling.shuffled_labels(harmful, SHUFFLES, paired=True, seed=seed)
-        return separation.auc(np.where(keep, left, right), np.where(keep, right, left))
-    grouped = np.sort(harmful)[::-1]  # scores stand with the harmful prompts first
-    labels = resampling.shuffled_labels(grouped, SHUFFLES, paired=False, seed=seed)
-    return separation.auc_of_labels(np.concatenate([left, right], axis=1), labels)
+    # For two classes the scores stand with the harmful prompts first.
+    order = harmful if contrast.paired else np.sort(harmful)[::-1]
+    labels = resampling.shuffled_labels(order, SHUFFLES, paired=contrast.paired, seed=seed)
+    found = []
+    for rows in _slices(0, SHUFFLES):
+        left, right = plus[rows].astype(np.float64), minus[rows].astype(np.float64)
+        if contrast.paired:
+            keep = labels[rows]
+            swapped = np.where(keep, left, right), np.where(keep, right, left)
+            found.append(separation.auc(*swapped))
+        else:
+            joined = np.concatenate([left, right], axis=1)
+            found.append(separation.auc_of_labels(joined, labels[rows]))
+    return np.concatenate(found)
+
+
+def _random(
+    plus: Float32[np.ndarray, "k p"], minus: Float32[np.ndarray, "k q"]
+) -> tuple[Float64[np.ndarray, "r"], Float64[np.ndarray, "r"]]:
+    """Give max(A, 1-A) and d' of each random direction."""
+    aucs, gaps = [], []
+    for rows in _slices(SHUFFLES, SHUFFLES + RANDOM):
+        left, right = plus[rows].astype(np.float64), minus[rows].astype(np.float64)
+        aucs.append(controls.unsigned(separation.auc(left, right)))
+        gaps.append(separation.d_prime(left, right).value)
+    return np.concatenate(aucs), np.concatenate(gaps)
+
+
+def _slices(start: int, stop: int) -> Iterator[slice]:
+    """Cut the nulls, so that ranks of many held-out prompts need little memory at a time."""
+    for first in range(start, stop, _CHUNK):
+        yield slice(first, min(first + _CHUNK, stop))
 
 
 def _stability(fitted: FittedContrast, n_fit: int) -> Estimate:
