@@ -72,7 +72,10 @@ def test_ctrl_c_exits_130_and_the_same_command_resumes(pair: Pair, tmp_path: Pat
     )
     run = tmp_path / "x.safetensors.run"
     limit = time.monotonic() + 120
-    while not list(run.glob("shard-*")) and process.poll() is None and time.monotonic() < limit:
+    # Two files: the first one's line is then in the ledger for sure.
+    while (
+        len(list(run.glob("shard-*"))) < 2 and process.poll() is None and time.monotonic() < limit
+    ):
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
     said, wrong = process.communicate(timeout=120)
