@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 import directions
+from artifacts.errors import TheodoliteError
 from directions import Options
 from evaluation.prompts import shipped
 
