@@ -17,10 +17,10 @@ from evaluation.prompts import shipped
 def test_refusal_and_shift_of_the_reference_pair_beat_their_controls() -> None:
     from hooks import reference
 
-    if not list(Path(reference.adapter_path()).glob("*.safetensors")):
-        pytest.skip(
-            "the reference adapter is not in this checkout; run python -m training.reference"
-        )
+    try:
+        reference.adapter_path()
+    except TheodoliteError as error:
+        pytest.skip(f"no reference pair here: {error}")
     every = shipped("test")
     third = replace(every, prompts=every.prompts[::3])
     found = directions.extract(fit=third, options=Options(contrasts=("shift", "refusal")))
