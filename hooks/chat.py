@@ -96,18 +96,9 @@ def render(
         )
     messages = [{"role": "system", "content": system}] if system is not None else []
     messages.append({"role": "user", "content": prompt})
-
-    def work() -> str:
-        text = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=open_answer
-        )
-        if not isinstance(text, str):
-            raise TokenizerError(f"{_name(tokenizer)}: the chat template returned no text")
-        return text
-
     try:
         with _limited_memory():
-            return within(RENDER_SECONDS, work)
+            return within(RENDER_SECONDS, lambda: _write(tokenizer, messages, open_answer))
     except TokenizerError:
         raise
     except TimeoutError as error:
@@ -121,6 +112,17 @@ def render(
             f"{_name(tokenizer)}: the chat template failed ({type(error).__name__}: {first})"
             + ("; try without a system prompt" if system is not None else "")
         ) from error
+
+
+def _write(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], open_answer: bool
+) -> str:
+    text = tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=open_answer
+    )
+    if not isinstance(text, str):
+        raise TokenizerError(f"{_name(tokenizer)}: the chat template returned no text")
+    return text
 
 
 def template_tail(tokenizer: PreTrainedTokenizerBase, *, system: str | None = None) -> str:
@@ -163,6 +165,11 @@ def _limited_memory() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
+def _interrupt(thread: int) -> None:
+    """Raise :class:`_TooLong` in another thread, at its next step of Python code."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(_TooLong))
+
+
 def within(seconds: float, work: Callable[[], _Result]) -> _Result:
     """Return ``work()``, or stop it after ``seconds``; works in any thread.
 
@@ -177,9 +184,7 @@ def within(seconds: float, work: Callable[[], _Result]) -> _Result:
         with lock:
             if not state["done"]:
                 state["fired"] = True
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                    ctypes.c_ulong(caller), ctypes.py_object(_TooLong)
-                )
+                _interrupt(caller)
 
     def settle() -> None:
         """Close the race: an exception that was sent is taken here and nowhere later."""
