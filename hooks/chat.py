@@ -171,10 +171,9 @@ def _interrupt(thread: int) -> None:
 
 
 def within(seconds: float, work: Callable[[], _Result]) -> _Result:
-    """Return ``work()``, or stop it after ``seconds``; works in any thread.
+    """Return ``work()``, or raise TimeoutError after ``seconds``; works in any thread.
 
-    Raises:
-        TimeoutError: the time was up. Only Python code can be stopped, which a template is.
+    Stops Python code, which a template is, but no single long call into C.
     """
     caller = threading.get_ident()
     lock = threading.Lock()
