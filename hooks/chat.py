@@ -175,8 +175,7 @@ def within(seconds: float, work: Callable[[], _Result]) -> _Result:
 
     Stops Python code, which a template is, but no single long call into C.
     """
-    caller = threading.get_ident()
-    lock = threading.Lock()
+    caller, lock = threading.get_ident(), threading.Lock()
     state = {"done": False, "fired": False}
 
     def expire() -> None:
