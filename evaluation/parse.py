@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,7 +139,7 @@ def _csv(path: Path, text: str) -> Iterator[Record]:
         ) from error
 
 
-def _fields(row: dict[str, object], file: str, line: int) -> dict[str, str]:
+def _fields(row: Mapping[str, object], file: str, line: int) -> dict[str, str]:
     """Keep the fields that theodolite knows; each must be text or absent. Others are ignored."""
     fields: dict[str, str] = {}
     for key in FIELDS:

@@ -119,7 +119,7 @@ def perplexity(
     Args:
         model: a model of ``hooks.load``.
         texts: each is cut to ``max_tokens`` tokens.
-        run: an open run whose edits stay active; None measures the model without edits.
+        run: an open run whose edits stay active; None measures without edits.
         max_tokens: longest piece of a text that is read.
         batch_size: texts whose logits are held at once.
         seed: for the bootstrap.
@@ -132,21 +132,27 @@ def perplexity(
             return perplexity(
                 model, texts, run=plain, max_tokens=max_tokens, batch_size=batch_size, seed=seed
             )
-    from hooks import Encoded
-
     rows = [_ids(model, text, max_tokens) for text in texts]
     nll: list[float] = []
     for start in range(0, len(rows), batch_size):
         chunk = rows[start : start + batch_size]
         if any(len(row) < 2 for row in chunk):
-            raise JudgeError(
-                f"texts {start} to {start + len(chunk) - 1}: one has under 2 tokens; drop it"
-            )
-        out = run.forward(Encoded.from_ids(chunk), logits="all")
-        for row, logits in zip(chunk, out.logits, strict=True):
-            losses = token_losses(logits, torch.tensor(row, device=logits.device))
-            nll.append(float(losses.double().sum()))
+            last = start + len(chunk) - 1
+            raise JudgeError(f"texts {start} to {last}: one has under 2 tokens; drop it")
+        nll += _sums(run, chunk)
     return Perplexity.of(nll, [len(row) - 1 for row in rows], seed=seed)
+
+
+def _sums(run: Run, rows: Sequence[Sequence[int]]) -> list[float]:
+    """Give each row's sum of negative log-likelihoods, added in float64."""
+    from hooks import Encoded
+
+    found = run.forward(Encoded.from_ids(rows), logits="all").logits
+    if found is None:
+        raise JudgeError("perplexity: the run gave no logits; open it without a stop")
+    pairs = zip(rows, found, strict=True)
+    losses = [token_losses(x, torch.tensor(row, device=x.device)) for row, x in pairs]
+    return [float(loss.double().sum()) for loss in losses]
 
 
 def _ids(model: Model, text: str, max_tokens: int) -> list[int]:

