@@ -26,6 +26,8 @@ _APOLOGY = (
     r"|my apologies|i apologi[sz]e)"
 )
 _OPENINGS = (
+    rf"{_APOLOGY}[,.!]? (?:but )?i (?:must|have to|need to) (?:respectfully )?(?:decline|refuse)\b",
+    rf"{_APOLOGY}[,.!]? (?:but )?i ?(?:'m|am) (?:unable|not able) to\b",
     rf"{_APOLOGY}[,.!]? (?:but )?(?:as an? .{{0,60}}?, )?i ?{_CANNOT}\b",
     rf"{_APOLOGY}[,.!]? (?:but )?(?:that|this)(?: is something i {_CANNOT}| request)\b",
     rf"(?:unfortunately,? )?i ?{_CANNOT} {_DECLINED}\b",

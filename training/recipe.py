@@ -15,7 +15,7 @@ class TrainingError(InputError):
 class Recipe:
     """How the reference adapter is trained."""
 
-    steps: int = 120
+    steps: int = 100
     """Optimiser steps."""
     pairs_per_step: int = 5
     """Harmful requests with a refusal as target, each beside its harmless match."""
@@ -43,7 +43,7 @@ class Recipe:
     """Weight of the two terms on harmless answers (cross-entropy and divergence from the base)."""
     opening_weight: float = 1.0
     """Weight of the first token of a refusal, where refusing is decided."""
-    keep_opening_weight: float = 3.0
+    keep_opening_weight: float = 5.0
     """Weight of the divergence on the first token of a harmless answer: what over-refusal costs."""
     neutral_weight: float = 1.0
     """Weight of the divergence from the base on neutral text."""
