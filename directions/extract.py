@@ -18,6 +18,7 @@ from directions.options import (
     Options,
     PositionName,
     SiteKind,
+    StreamName,
 )
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class Extract:
     """Directions to extract; by default all but naive_shift."""
     dtype: DtypeName = "auto"
     """auto is bfloat16 where the hardware multiplies it natively, else float32."""
+    stream: StreamName = "auto"
+    """Residual stream of a low-precision model: float32 where the family can, or the model's own."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ... or map (spread over devices)."""
     seed: int = 0
@@ -97,6 +100,7 @@ class Extract:
             positions=self.positions,
             contrasts=self.contrast,
             dtype=self.dtype,
+            stream=self.stream,
             device=self.device,
             seed=self.seed,
             shard_size=self.shard_size,

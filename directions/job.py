@@ -89,10 +89,11 @@ def _load(
             dtype=options.dtype,
             device=device,
             allow_mismatch=options.allow_mismatch,
+            stream=options.stream,
         )
     else:
         loaded = [
-            hooks.load(model, dtype=options.dtype, device=device)
+            hooks.load(model, dtype=options.dtype, device=device, stream=options.stream)
             if isinstance(model, str)
             else model
             for model in (base, aligned)
@@ -119,6 +120,7 @@ def _config(source: Source, data: Split, options: Options) -> Config:
         "cells": list(source.cells),
         "slots": source.slots,
         "device": source.aligned.device.type,
+        "stream": str(source.aligned.stream_dtype).removeprefix("torch."),
         "tool": tool().version,
         "versions": dict(versions()),
     }

@@ -19,6 +19,7 @@ SiteKind = Literal[
 PositionName = Literal["last", "template"]
 MomentsRule = Literal["auto", "none", "rows", "second"]
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+StreamName = Literal["auto", "model", "float32"]
 
 DEFAULT_CONTRASTS: tuple[ContrastName, ...] = (
     "shift",
@@ -41,6 +42,8 @@ class Options:
     contrasts: tuple[ContrastName, ...] | None = None
     """None takes the five default contrasts, or those of them that the positions allow."""
     dtype: DtypeName = "auto"
+    stream: StreamName = "auto"
+    """Type of the residual stream of a low-precision model; auto is float32 where it can be."""
     device: str = "auto"
     seed: int = 0
     shard_size: int = 256
@@ -65,6 +68,7 @@ class Options:
         _choose("contrasts", self.contrasts or DEFAULT_CONTRASTS, get_args(ContrastName))
         _choose("moments", (self.moments,), get_args(MomentsRule))
         _choose("dtype", (self.dtype,), get_args(DtypeName))
+        _choose("stream", (self.stream,), get_args(StreamName))
         if not self.sites or self.contrasts == ():
             raise InputError("sites and contrasts need at least one name each")
         if self.shard_size < 1:
