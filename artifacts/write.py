@@ -36,7 +36,8 @@ def save(artifact: Artifact, path: str | os.PathLike[str]) -> str:
     """Check ``artifact``, write it to ``path`` and return its digest.
 
     A killed or failed save leaves the old file as it was. Peak memory is about three times the
-    size of the tensors. Up to ``locks.WAIT`` seconds are spent waiting for another writer.
+    size of the tensors, them included. Up to ``locks.WAIT`` seconds are spent waiting for
+    another writer.
 
     Args:
         artifact: what to store; it is not changed, its manifest's ``digest`` is recomputed.
@@ -82,10 +83,17 @@ def write_file(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def _own_copies(artifact: Artifact) -> dict[str, Tensor]:
-    # Dense copies on the CPU: shared views, other devices and gradients all become plain.
-    return {
-        key: tensor.detach().cpu().contiguous().clone() for key, tensor in artifact.tensors.items()
-    }
+    # Shared views, other devices and gradients all become plain; what is plain is not copied.
+    own: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for key, tensor in artifact.tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        storage = plain.untyped_storage()
+        if storage.nbytes() != plain.nbytes or storage.data_ptr() in seen:
+            plain = plain.clone()
+        seen.add(plain.untyped_storage().data_ptr())
+        own[key] = plain
+    return own
 
 
 def _serialise(manifest: Manifest, digest: str, tensors: dict[str, Tensor]) -> bytes:

@@ -58,12 +58,12 @@ class Extract:
     dtype: DtypeName = "auto"
     """auto is bfloat16 where the hardware multiplies it natively, else float32."""
     stream: StreamName = "auto"
-    """Residual stream of a low-precision model: float32 where the family can, or the model's own."""
+    """Residual stream in low precision: float32 where the family can, or the model's own."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ... or map (spread over devices)."""
     seed: int = 0
     """Seed of the split, the controls and the intervals."""
-    shard_size: int = 256
+    shard_size: int = 128
     """Prompts between two entries of the ledger."""
     moments: MomentsRule = "auto"
     """What is kept for a later decomposition: single rows, second moments, or neither."""

@@ -48,8 +48,14 @@ def tensors(
     """Return ``rows/{class}/{model}`` or ``second/{a}_{b}`` at one place, a row a block."""
     if kind == "none":
         return {}
-    per_block = [(_rows if kind == "rows" else _second)(fit, place, block) for block in blocks]
-    return {key: torch.stack([found[key] for found in per_block]) for key in per_block[0]}
+    whole: dict[str, Float32[Tensor, "rows _ _"]] = {}
+    for row, block in enumerate(blocks):
+        found = (_rows if kind == "rows" else _second)(fit, place, block)
+        for key, value in found.items():
+            # Written into one block of memory: results kept between the large temporaries of each
+            # block would leave holes that are never given back.
+            whole.setdefault(key, torch.empty(len(blocks), *value.shape))[row] = value
+    return whole
 
 
 def _rows(fit: Role, place: Place, block: int) -> dict[str, Float32[Tensor, "n d"]]:

@@ -46,7 +46,7 @@ class Options:
     """Type of the residual stream of a low-precision model; auto is float32 where it can be."""
     device: str = "auto"
     seed: int = 0
-    shard_size: int = 256
+    shard_size: int = 128
     """Prompts between two entries of the ledger."""
     moments: MomentsRule = "auto"
     system: str | None = None
