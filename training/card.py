@@ -57,4 +57,5 @@ def render(metrics: Metrics) -> str:
         rows=summary(metrics),
         ratio=ratio(metrics.perplexity),
         shortfalls=metrics.shortfalls(),
+        others=sorted({row.prompts for row in metrics.rates} - {"theodolite-test", "borderline"}),
     )

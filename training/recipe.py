@@ -15,7 +15,7 @@ class TrainingError(InputError):
 class Recipe:
     """How the reference adapter is trained."""
 
-    steps: int = 100
+    steps: int = 140
     """Optimiser steps."""
     pairs_per_step: int = 5
     """Harmful requests with a refusal as target, each beside its harmless match."""
@@ -31,6 +31,8 @@ class Recipe:
     """Rank of each adapter matrix."""
     alpha: int = 16
     """The adapter's output is scaled by alpha / rank."""
+    strength: float = 0.9
+    """Share of the scale that the adapter is saved with: less over-refusal for some refusals."""
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW; linear warm-up, then linear decay to zero."""
     warmup_steps: int = 6
@@ -43,7 +45,7 @@ class Recipe:
     """Weight of the two terms on harmless answers (cross-entropy and divergence from the base)."""
     opening_weight: float = 1.0
     """Weight of the first token of a refusal, where refusing is decided."""
-    keep_opening_weight: float = 5.0
+    keep_opening_weight: float = 10.0
     """Weight of the divergence on the first token of a harmless answer: what over-refusal costs."""
     neutral_weight: float = 1.0
     """Weight of the divergence from the base on neutral text."""
@@ -63,6 +65,8 @@ class Recipe:
                 raise TrainingError(f"recipe {name}={getattr(self, name)}: must be at least 1")
         if not 0 < self.learning_rate < 1:
             raise TrainingError(f"recipe learning_rate={self.learning_rate}: must lie in (0, 1)")
+        if not 0 < self.strength <= 1:
+            raise TrainingError(f"recipe strength={self.strength}: must lie in (0, 1]")
         if self.dtype not in ("float32", "bfloat16"):
             raise TrainingError(f"recipe dtype={self.dtype!r}: use float32 or bfloat16")
         if min(self.neutral_tokens, self.answer_tokens) < 2:

@@ -28,7 +28,7 @@ class Reference:
     """Further prompt files to measure plain after --retrain."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the models that are measured after --retrain."""
-    steps: int = 100
+    steps: int = 140
     """Optimiser steps of --retrain."""
     seed: int = 0
     """Seed of --retrain."""

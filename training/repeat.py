@@ -82,7 +82,7 @@ def fit(folder: Path, recipe: Recipe, *, progress: bool = True) -> Trained:
 
         tuned = train(model, tokenizer, load_training_data(), recipe, note)
     seconds = time.perf_counter() - start
-    save_adapter(tuned, folder)
+    save_adapter(tuned, folder, strength=recipe.strength)
     count = sum(p.numel() for name, p in tuned.named_parameters() if "lora_" in name)
     # The first step is not counted: the targets are made before it.
     per_step = (stamps[-1] - stamps[0]) / max(1, len(stamps) - 1)

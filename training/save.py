@@ -28,10 +28,11 @@ _KEPT = (
 )
 
 
-def save_adapter(tuned: PeftModel, folder: Path) -> None:
+def save_adapter(tuned: PeftModel, folder: Path, *, strength: float = 1.0) -> None:
     """Write ``adapter_model.safetensors`` (bfloat16) and ``adapter_config.json`` to ``folder``.
 
     bfloat16 halves the file; what is measured afterwards is the file, not the float32 original.
+    ``strength`` multiplies the scale alpha / r of the whole adapter, not its weights.
     peft's own writer is not used: it stores the local path of the base and warns about it.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,6 +44,7 @@ def save_adapter(tuned: PeftModel, folder: Path) -> None:
     given = tuned.peft_config["default"].to_dict()
     config: dict[str, object] = {key: given[key] for key in _KEPT if key in given}
     config["target_modules"] = sorted(given["target_modules"])
+    config["lora_alpha"] = given["lora_alpha"] * strength
     config["inference_mode"] = True
     config["base_model_name_or_path"] = BASE_NAME
     text = json.dumps(config, indent=1, sort_keys=True, default=str)

@@ -113,10 +113,6 @@ def tuned(hf: LlamaForCausalLM) -> object:
 
 
 def test_saved_adapter_is_bfloat16_reloads_and_holds_no_path(tmp_path: Path) -> None:
-    from hooks import load_pair
-
-    base = tmp_path / "base"
-    make_llama().save_pretrained(base)
     save_adapter(tuned(make_llama()), tmp_path / "adapter")  # pyright: ignore[reportArgumentType]
     tensors = load_file(tmp_path / "adapter" / WEIGHTS)
     assert {t.dtype for t in tensors.values()} == {torch.bfloat16}
@@ -125,8 +121,9 @@ def test_saved_adapter_is_bfloat16_reloads_and_holds_no_path(tmp_path: Path) -> 
     assert config["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert config["r"] == 2
     assert config["lora_alpha"] == 4
+    save_adapter(tuned(make_llama()), tmp_path / "weak", strength=0.5)  # pyright: ignore[reportArgumentType]
+    assert json.loads((tmp_path / "weak" / CONFIG).read_text())["lora_alpha"] == 2
     assert str(tmp_path) not in (tmp_path / "adapter" / CONFIG).read_text()
-    del load_pair
 
 
 def test_adapter_of_another_digest_is_refused(tmp_path: Path) -> None:

@@ -87,6 +87,8 @@ def test_total_is_the_documented_sum() -> None:
         ({"steps": 0}, "recipe steps=0"),
         ({"rank": 0}, "recipe rank=0"),
         ({"learning_rate": 0.0}, r"learning_rate=0.0: must lie in \(0, 1\)"),
+        ({"strength": 0.0}, r"strength=0.0: must lie in \(0, 1\]"),
+        ({"strength": 1.1}, "strength=1.1"),
         ({"dtype": "int8"}, "use float32 or bfloat16"),
         ({"neutral_tokens": 1}, "at least 2"),
     ],
