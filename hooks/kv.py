@@ -66,6 +66,54 @@ class KVState:
 
     def append(self, ids: Int[Tensor, "row token"] | Sequence[Sequence[int]]) -> KVState:
         """Read more tokens, the same number for every row; returns itself."""
+        self._append(ids, 1)
+        return self
+
+    def score(
+        self, ids: Int[Tensor, "row token"] | Sequence[Sequence[int]]
+    ) -> Float[Tensor, "row token vocab"]:
+        """Read more tokens in one pass and return the logits that follow each of them.
+
+        The edits take them for generated tokens, as in generation, where a pass over a prompt with
+        its response would take all for prompt.
+        """
+        return self._append(ids, torch.as_tensor(ids).shape[-1])
+
+    def hold(self, strength: Float[Tensor, "row"]) -> KVState:
+        """Set the strength of every gate for this state from here on; returns itself.
+
+        What was read stays as it was read. For decisions that no gate can make in the pass itself,
+        such as one from a look-ahead.
+
+        Raises:
+            ContextError: not one finite number for each row, or the context has no gate.
+        """
+        rows = len(self._mask)
+        if strength.shape != (rows,) or not torch.isfinite(strength).all():
+            raise ContextError(
+                f"hold: strength has shape {tuple(strength.shape)}; give one finite number for "
+                f"each of {rows} rows"
+            )
+        if not self._strengths:
+            raise ContextError("hold: this state's context has no gate whose strength could be set")
+        self._strengths = [strength.to(self._run.view.device) for _ in self._strengths]
+        return self
+
+    def select(self, rows: Sequence[int]) -> KVState:
+        """Return an independent continuation of some rows, in this order.
+
+        Raises:
+            ContextError: no row, or one that does not exist.
+        """
+        if not rows or min(rows) < 0 or max(rows) >= len(self._mask):
+            raise ContextError(f"rows {list(rows)[:8]}: this state has 0 to {len(self._mask) - 1}")
+        twin, index = self.fork(), torch.tensor(list(rows))
+        twin._cache.batch_select_indices(index.to(self._run.view.device))
+        twin._mask, twin.logits, twin._marks = self._mask[index], self.logits[index], []
+        twin._strengths = [None if s is None else s[index.to(s.device)] for s in self._strengths]
+        return twin
+
+    def _append(self, ids: Int[Tensor, "row token"] | Sequence[Sequence[int]], keep: int) -> Tensor:
         new = torch.as_tensor(ids, dtype=torch.long)
         if new.ndim != 2 or len(new) != len(self._mask) or new.shape[1] == 0:
             raise ContextError(
@@ -77,8 +125,8 @@ class KVState:
             self._marks = self._marks[-_SNAPSHOTS:]
         real = torch.ones_like(new)
         device = self._run.view.device
-        self._read(new, real, Frame(new.to(device), real.bool().to(device), prompt_tokens=0))
-        return self
+        frame = Frame(new.to(device), real.bool().to(device), prompt_tokens=0)
+        return self._read(new, real, frame, keep)
 
     def fork(self) -> KVState:
         """Return an independent continuation of the same past."""
@@ -138,7 +186,7 @@ class KVState:
             for gate, strength in zip(self._gates(), self._strengths, strict=True):
                 gate.strength = strength
 
-    def _read(self, ids: Tensor, mask: Tensor, frame: Frame) -> None:
+    def _read(self, ids: Tensor, mask: Tensor, frame: Frame, keep: int = 1) -> Tensor:
         run = self._run
         with run._clock():
             registry, device = run.view.registry, run.view.device
@@ -153,12 +201,14 @@ class KVState:
                     position_ids=positions.to(device),
                     past_key_values=self._cache,
                     use_cache=True,
-                    logits_to_keep=1,
+                    logits_to_keep=keep,
                 )
             finally:
                 registry.finish()
             self._mask, self._strengths = whole, [gate.strength for gate in self._gates()]
-            self.logits = out.logits[:, -1].float().cpu()
+            logits = out.logits.float().cpu()
+            self.logits = logits[:, -1]
             run.stats.tokens_computed += ids.numel()
             run.stats.forwards += 1
             run.stats.blocks_run += run.view.layout.n_layers
+            return logits
