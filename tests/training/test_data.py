@@ -31,7 +31,7 @@ TRAIN = dict.fromkeys(
         *("fraud", "intrusion", "theft", "harassment", "drugs", "hate"),
         *("weapons", "corruption", "endangerment", "doxxing"),
     ),
-    36,
+    56,
 )
 TEST = dict.fromkeys(
     ("extortion", "sabotage", "obstruction", "animal_cruelty", "exploitation", "forgery"), 25
@@ -81,7 +81,7 @@ def test_no_prompt_occurs_twice_anywhere() -> None:
     data = load_training_data()
     fit = [p.prompt for s in (data.requests, data.contrast) for p in s.prompts]
     everything = fit + held_out()
-    assert len(fit) == 720 + 396
+    assert len(fit) == 1120 + 396
     assert len({normalise(text) for text in everything}) == len(everything)
 
 
