@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from hooks.model import expand as expand
     from hooks.run import Run as Run
     from hooks.sites import SITE_KINDS as SITE_KINDS
+    from hooks.start import Start as Start
 
 _HOME = {
     "accumulate": ("Accumulator", "Moments", "PairedMoments", "Reservoir", "Rows"),
@@ -68,6 +69,7 @@ _HOME = {
     "model": ("Model", "expand"),
     "run": ("Run",),
     "sites": ("SITE_KINDS",),
+    "start": ("Start",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 __all__ = sorted(_MODULE_OF)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -188,14 +188,17 @@ class EditAction:
     def _rows(self, part: Tensor, axes: int, ndim: int, frame: Frame, name: str) -> Tensor:
         if part.ndim == axes:
             return part
-        given = frame.batch if frame.total is None else frame.total
+        given, what = frame.batch if frame.total is None else frame.total, "prompts"
+        places = frame.rows
+        if frame.copies is not None:
+            given, places, what = frame.copies, frame.copy, "copies"
         if len(part) != given:
             raise EditError(
                 f"{type(self.edit).__name__} at {self.tap.site.name}: {name} has {len(part)} rows, "
-                f"{given} prompts were given"
+                f"{given} {what} were given"
             )
-        if frame.rows is not None:
-            part = part[frame.rows.to(part.device)]
+        if places is not None:
+            part = part[places.to(part.device)]
         return part if axes == 2 else _over_tokens(part, ndim)
 
     def _blend(

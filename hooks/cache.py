@@ -8,8 +8,10 @@ full attention and for sliding windows; layers that write in place are copied.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
@@ -47,6 +49,23 @@ def expand_cache(cache: DynamicCache, rows: int) -> DynamicCache:
             state = getattr(layer, name, None)
             if isinstance(state, Tensor) and state.numel():
                 setattr(layer, name, state.expand(rows, *state.shape[1:]))
+    return twin
+
+
+def select_cache(cache: DynamicCache, rows: Sequence[int]) -> DynamicCache:
+    """Return the cache of rows with these numbers, each as often as it is named.
+
+    Raises:
+        ModelError: a layer whose states cannot be chosen by row (recurrent layers).
+    """
+    twin = fork_cache(cache)
+    for layer in twin.layers:
+        if not isinstance(layer, DynamicLayer):
+            raise ModelError(f"{type(layer).__name__}: a prefix cannot be shared between rows")
+        for name in ("keys", "values"):
+            state = getattr(layer, name, None)
+            if isinstance(state, Tensor) and state.numel():
+                setattr(layer, name, state[torch.as_tensor(rows, device=state.device)])
     return twin
 
 

@@ -56,6 +56,8 @@ class RunStats:
     """Tokens that went through the model, padding and prefix included."""
     blocks_run: int = 0
     """Blocks executed, summed over passes."""
+    token_blocks: int = 0
+    """Tokens that went through each block executed, summed: the work itself."""
     forwards: int = 0
     halvings: int = 0
     """How often a batch was halved because memory ran out."""

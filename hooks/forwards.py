@@ -1,72 +1,82 @@
-"""Passes over many prompts: prefix, batches, early stop, logits where asked."""
+"""Passes over many prompts: prefix, batches, start and stop, logits where asked."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from tqdm.auto import tqdm
-from transformers import DynamicCache
 
-from hooks.cache import expand_cache, new_cache, shareable, sliding_window
 from hooks.encoded import Batch, Encoded, left_pad
-from hooks.engine import (
-    LogitsRule,
-    RunOutput,
-    halving,
-    is_out_of_memory,
-    plan_batches,
-    usable_prefix,
-)
+from hooks.engine import LogitsRule, RunOutput, halving, plan_batches
 from hooks.errors import PositionError, SiteError
+from hooks.passing import one_pass
 from hooks.positions import Frame
-from hooks.protocols import Announcement, Stopped
+from hooks.prefix import Prefix as Prefix
+from hooks.prefix import shared_prefix as shared_prefix
 from hooks.sites import Site, expand_all
+from hooks.start import Begin, Start, begin
 
 if TYPE_CHECKING:
     from hooks.run import Run
 
 
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """What every batch of one call needs to know."""
+
+    encoded: Encoded
+    """All rows: the prompts, once for each copy."""
+    prompts: int
+    """Rows of one copy."""
+    copies: int | None
+    logits: LogitsRule | None
+    stop: Site | None
+    begin: Begin | None
+    prefix: Prefix
+
+
 def forward(
-    run: Run, encoded: Encoded, logits: LogitsRule | None, stop_at: str | None
+    run: Run,
+    encoded: Encoded,
+    logits: LogitsRule | None,
+    stop_at: str | None,
+    *,
+    start: Start | None = None,
+    copies: int | None = None,
 ) -> RunOutput:
     """Carry out :meth:`hooks.Run.forward`."""
     stop = _stop_site(run, logits, stop_at)
     check_length(run, encoded)
-    run.stats.tokens_asked += sum(encoded.lengths)
-    prefix = Prefix() if logits == "all" else shared_prefix(run, encoded, stop)
-    lengths = [length - prefix.length for length in encoded.lengths]
+    if copies is not None and copies < 1:
+        raise PositionError(f"copies={copies}: ask for 1 at least")
+    first = None if start is None else begin(run, start, encoded, stop)
+    prefix = Prefix()
+    if logits != "all":
+        prefix = shared_prefix(run, encoded, stop, start=first, copies=copies)
+    every = encoded if copies is None else encoded.select([*range(len(encoded))] * copies)
+    work = _Work(every, len(encoded), copies, logits, stop, first, prefix)
+    run.stats.tokens_asked += sum(every.lengths)
     options = run.options
     batches = plan_batches(
-        lengths,
+        [length - prefix.length for length in every.lengths],
         budget=options.budget(run.view.device),
         max_rows=options.batch_rows,
         sort=options.pack,
     )
     found: dict[int, torch.Tensor] = {}
-
-    def work(rows: list[int]) -> torch.Tensor | None:
-        return _batch(run, encoded, rows, prefix, logits, stop)
-
-    bar = tqdm(total=len(encoded), unit="prompt", disable=not options.progress, leave=False)
+    bar = tqdm(total=len(every), unit="prompt", disable=not options.progress, leave=False)
     with bar:
-        for rows, result in halving(batches, work, run.stats):
+        for rows, result in halving(batches, lambda rows: _batch(run, work, rows), run.stats):
             bar.update(len(rows))
             if result is not None:
-                found.update(_by_row(encoded, rows, result, prefix.length, logits))
+                found.update(_by_row(every, rows, result, prefix.length, logits))
     if logits is None:
         return RunOutput()
-    ordered = [found[row] for row in range(len(encoded))]
+    ordered = [found[row] for row in range(len(every))]
     return RunOutput(torch.cat(ordered) if logits == "last" else ordered)
-
-
-class Prefix:
-    """A shared beginning: its length, and its keys and values for one row."""
-
-    def __init__(self, length: int = 0, cache: DynamicCache | None = None) -> None:
-        self.length = length
-        self.cache = cache
 
 
 def _stop_site(run: Run, logits: LogitsRule | None, stop_at: str | None) -> Site | None:
@@ -104,69 +114,28 @@ def check_length(run: Run, encoded: Encoded, *, new: int = 0) -> None:
             )
 
 
-def shared_prefix(run: Run, encoded: Encoded, stop: Site | None = None, *, new: int = 0) -> Prefix:
-    """Compute what all prompts begin with, once; empty where it must not or cannot be shared.
-
-    ``new`` tokens are to follow each prompt.
-    """
-    contexts_share = all(
-        getattr(context, "shares_prefix", False) for context in run.view.registry.contexts
-    )
-    if not run.options.prefix or not contexts_share:
-        return Prefix()
-    length = usable_prefix(encoded)
-    window = sliding_window(run.view.hf)
-    # Padding between prefix and prompt would count as distance inside a sliding window.
-    if length == 0 or (window is not None and max(encoded.lengths) + new + length >= window):
-        return Prefix()
-    cache = new_cache(run.view.hf)
-    if not shareable(cache) or not _reaches_keys(stop):
-        return Prefix()
-    ids = [encoded.ids[0][:length]]
-    batch = left_pad(ids, pad=0, offset=0)
-    try:
-        _pass(run, batch, cache, stop, lambda *_: _prefix_frame(run, batch))
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        # Without it each batch reads its own beginning, and may still be halved.
-        return Prefix()
-    run.stats.tokens_computed += length
-    return Prefix(length, cache)
-
-
-def _reaches_keys(stop: Site | None) -> bool:
-    """False when the pass ends before the first block's attention, so no keys would exist."""
-    return stop is None or stop.order > (0, 2)
-
-
-def _prefix_frame(run: Run, batch: Batch) -> Frame:
-    ids = batch.ids.to(run.view.device)
-    mask = batch.mask.bool().to(run.view.device)
-    return Frame(ids, mask, prompt_tokens=ids.shape[1], prefix=True)
-
-
-def _batch(
-    run: Run,
-    encoded: Encoded,
-    rows: list[int],
-    prefix: Prefix,
-    logits: LogitsRule | None,
-    stop: Site | None,
-) -> torch.Tensor | None:
+def _batch(run: Run, work: _Work, rows: list[int]) -> torch.Tensor | None:
+    encoded, prefix, device = work.encoded, work.prefix, run.view.device
     batch = left_pad(
         [encoded.ids[row][prefix.length :] for row in rows], pad=0, offset=prefix.length
     )
-    cache = None if prefix.cache is None else expand_cache(prefix.cache, len(rows))
-
-    kept = _kept(encoded, rows, batch, logits)
+    kept = _kept(encoded, rows, batch, work.logits)
     deepest = run.deepest
     if kept is None and deepest is not None and deepest.kind == "unembed.hook_out":
         kept = 0
     frame = frame_of(run, encoded, rows, batch)
-    output = _pass(run, batch, cache, stop, lambda *_: frame, logits=kept)
+    copy = [row // work.prompts for row in rows]
+    if work.copies is not None:
+        frame = replace(frame, copy=torch.tensor(copy, device=device), copies=work.copies)
+    state = None
+    if work.begin is not None:
+        prompts, width = [row % work.prompts for row in rows], batch.ids.shape[1]
+        states = work.begin.padded(prompts, slice(prefix.length, None), width, device)
+        state = (work.begin.block, states)
+    cache = prefix.rows(copy)
+    output = one_pass(run, batch, cache, work.stop, lambda *_: frame, logits=kept, state=state)
     run.stats.tokens_computed += batch.ids.numel()
-    return None if logits is None else output
+    return None if work.logits is None else output
 
 
 def frame_of(run: Run, encoded: Encoded, rows: Sequence[int], batch: Batch) -> Frame:
@@ -196,51 +165,6 @@ def _kept(encoded: Encoded, rows: list[int], batch: Batch, logits: LogitsRule | 
         return 0
     behind = max(len(encoded.ids[row]) - encoded.response_start[row] for row in rows)
     return min(behind + 1, batch.ids.shape[1])
-
-
-def _pass(
-    run: Run,
-    batch: Batch,
-    cache: DynamicCache | None,
-    stop: Site | None,
-    describe: Announcement,
-    *,
-    logits: int | None = None,
-) -> torch.Tensor | None:
-    """Run one pass of the body, or of the whole model when ``logits`` are wanted."""
-    registry, device = run.view.registry, run.view.device
-    past = 0 if cache is None else int(cache.get_seq_length())
-    mask = torch.cat([batch.mask.new_ones(len(batch.mask), past), batch.mask], dim=1)
-    inputs = {
-        "input_ids": batch.ids.to(device),
-        "attention_mask": mask.to(device),
-        "position_ids": batch.positions.to(device),
-        "past_key_values": cache,
-        "use_cache": cache is not None,
-    }
-    registry.announced, registry.stop = describe, stop
-    try:
-        if logits is None:
-            run.view.hf.base_model(**inputs)
-            result = None
-        else:
-            result = run.view.hf(**inputs, logits_to_keep=logits).logits
-        ran = run.view.layout.n_layers
-    except Stopped:
-        result = None
-        ran = _blocks_until(stop, run.view.layout.n_layers)
-    finally:
-        registry.finish()
-    run.stats.forwards += 1
-    run.stats.blocks_run += ran
-    return result
-
-
-def _blocks_until(stop: Site | None, n_layers: int) -> int:
-    """Return how many blocks had begun when the pass ended at ``stop``."""
-    if stop is None or stop.block is None:
-        return n_layers if stop is None or stop.order[0] >= 0 else 0
-    return stop.block if stop.kind == "hook_resid_pre" else stop.block + 1
 
 
 def _by_row(

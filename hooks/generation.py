@@ -71,6 +71,7 @@ def _batch(
         run.stats.tokens_computed += now * len(rows)
         run.stats.forwards += 1
         run.stats.blocks_run += view.layout.n_layers
+        run.stats.token_blocks += view.layout.n_layers * now * len(rows)
         frame = _step_frame(prompt, ids, past, now)
         frame.repeated, before = max(before - past, 0), past + now
         first = past <= prefix.length

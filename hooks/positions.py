@@ -63,6 +63,10 @@ class Frame:
     """The caller's row numbers; None outside the engine."""
     total: int | None = None
     """How many rows the caller gave in all; None outside the engine."""
+    copy: Int[Tensor, "row"] | None = None
+    """Which copy of the prompts each row belongs to; None where they were not copied."""
+    copies: int | None = None
+    """How many copies of the prompts there are; per-row data then has one entry for each."""
     prefix: bool = False
     """True while the engine computes the prefix that all rows share."""
     repeated: int = 0

@@ -23,6 +23,7 @@ from hooks.layout import Layout
 from hooks.positions import Frame
 from hooks.protocols import Action
 from hooks.sites import Site, expand_all
+from hooks.start import Start
 from hooks.weights import View
 
 
@@ -96,9 +97,13 @@ class Run:
     @property
     def shares_prefix(self) -> bool:
         """True when one pass over a common prefix serves every row."""
+        return self.shares_prefix_by_copy and not any(a.edit.per_row for a in self._edits)
+
+    @property
+    def shares_prefix_by_copy(self) -> bool:
+        """The same where the prompts are copied and each copy has edits of its own."""
         edits = all(
-            not action.edit.per_row
-            and action.gate is None
+            action.gate is None
             and not callable(action.edit.positions)
             # A function of the user's own may look at the whole pass.
             and not isinstance(action.edit, Apply)
@@ -196,6 +201,8 @@ class Run:
         *,
         logits: LogitsRule | None = None,
         stop_at: str | None = None,
+        start: Start | None = None,
+        copies: int | None = None,
     ) -> RunOutput:
         """Run prompts through the model; captures fill up, logits only where asked.
 
@@ -204,13 +211,19 @@ class Run:
             logits: ``last`` (at the last prompt token), ``response`` (those that predict the
                 response), ``all``, or None.
             stop_at: end the pass at this site, for measurements; by default the deepest one used.
+            start: begin behind a block, from states of an earlier pass.
+            copies: run all prompts this often. Edits with one entry for each row then have one for
+                each copy, so that many directions share a batch; results are [copy, prompt] with
+                the copies first, in one axis.
 
         Raises:
-            SiteError: neither a capture nor logits are asked for, or an edit lies past the stop.
+            SiteError: neither a capture nor logits are asked for, or an edit lies past the stop or
+                before the start.
+            PositionError: a start whose states are not those of the prompts.
             OutOfMemoryError: one prompt alone does not fit.
         """
         with self._clock():
-            return forwards.forward(self, encoded, logits, stop_at)
+            return forwards.forward(self, encoded, logits, stop_at, start=start, copies=copies)
 
     def generate_ids(
         self, encoded: Encoded, *, max_new_tokens: int, use_cache: bool = True
