@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from hooks.actions import GateAction
-from hooks.cache import fork_cache, new_cache, sliding_window
+from hooks.cache import expand_cache, fork_cache, new_cache, sliding_window
 from hooks.encoded import Encoded, left_pad
 from hooks.errors import ContextError
 from hooks.forwards import check_length, frame_of
@@ -135,6 +135,31 @@ class KVState:
         twin._contexts, twin._strengths = self._contexts, self._strengths
         return twin
 
+    def repeat(self, rows: int) -> KVState:
+        """Return a continuation in which ``rows`` rows share the past of this state's only row.
+
+        So many candidates continue one prompt in one batch. The past cannot be rolled back.
+
+        Raises:
+            ContextError: this state has several rows, or fewer than one is asked for.
+        """
+        if len(self._mask) != 1 or rows < 1:
+            raise ContextError(
+                f"repeat({rows}) of a state of {len(self._mask)} rows: it takes a state of one "
+                "row, and at least 1"
+            )
+        twin = KVState(
+            self._run,
+            expand_cache(self._cache, rows),
+            self._mask.expand(rows, -1),
+            self.logits.expand(rows, -1),
+        )
+        twin._contexts = self._contexts
+        twin._strengths = [
+            None if strength is None else strength.expand(rows) for strength in self._strengths
+        ]
+        return twin
+
     def rollback(self, tokens: int) -> KVState:
         """Forget the last ``tokens`` tokens; returns itself. ``logits`` are then not known.
 
@@ -211,4 +236,5 @@ class KVState:
             run.stats.tokens_computed += ids.numel()
             run.stats.forwards += 1
             run.stats.blocks_run += run.view.layout.n_layers
+            run.stats.token_blocks += run.view.layout.n_layers * ids.numel()
             return logits

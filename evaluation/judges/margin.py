@@ -100,22 +100,35 @@ def margins(
         JudgeError: another tokenizer, an edit with an entry for each row, or logits that are not
             finite.
     """
+    require_tokenizer(model, tokens)
+    found = at_last_position(model, prompts, lambda z: log_odds(z, tokens.ids), run=run)
+    if found.isnan().any():
+        row = int(found.isnan().nonzero()[0])
+        raise JudgeError(f"prompt {row}: its logits are not finite; check the model and the edits")
+    return found
+
+
+def require_tokenizer(model: Model, tokens: RefusalTokens) -> None:
+    """Refuse tokens that were found under another tokenizer than the model's.
+
+    Raises:
+        JudgeError: the digests differ.
+    """
     if tokens.tokenizer != model.tokenizer_info().digest:
         raise JudgeError(
             f"refusal tokens of {tokens.model}: {model.spec} has another tokenizer, in which these "
             "ids mean other tokens; find its own with find_refusal_tokens"
         )
-    inside = torch.tensor(tokens.ids)
 
-    def margin(logits: Tensor) -> Tensor:
-        rest = logits.index_fill(-1, inside, -math.inf)
-        return logits[:, inside].logsumexp(-1) - rest.logsumexp(-1)
 
-    found = at_last_position(model, prompts, margin, run=run)
-    if found.isnan().any():
-        row = int(found.isnan().nonzero()[0])
-        raise JudgeError(f"prompt {row}: its logits are not finite; check the model and the edits")
-    return found
+def log_odds(logits: Float[Tensor, "row vocab"], ids: Sequence[int]) -> Float[Tensor, "row"]:
+    """Give log P - log(1 - P), P the probability of the tokens ``ids`` together.
+
+    logsumexp_{t in R} z_t - logsumexp_{t not in R} z_t
+    """
+    inside = torch.tensor(ids, device=logits.device)
+    rest = logits.index_fill(-1, inside, -math.inf)
+    return logits[:, inside].logsumexp(-1) - rest.logsumexp(-1)
 
 
 def at_last_position(

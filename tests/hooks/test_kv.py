@@ -161,3 +161,23 @@ def test_each_state_keeps_the_strength_that_its_own_prompt_decided() -> None:
         second.append(ONE)
         assert torch.equal(first.append(ONE).logits, alone)
         assert torch.equal(first.fork().append(TWO).logits, first.append(TWO).logits)
+
+
+@pytest.mark.parametrize("family", [*FULL, *SLIDING])
+def test_rows_of_one_past_continue_as_its_forks_do(family: str) -> None:
+    tails = [[20], [30], [20]]
+    with model(family).hooks() as run:
+        state = run.prefill(PROMPT)
+        start = state.logits
+        many = state.repeat(3).append(tails)
+        alone = torch.cat([state.fork().append([tail]).logits for tail in tails])
+        torch.testing.assert_close(many.logits, alone, atol=1e-5, rtol=1e-5)
+        assert torch.equal(state.logits, start)
+        assert not torch.allclose(many.logits[0], many.logits[1], atol=1e-3)
+
+
+def test_only_a_single_row_is_repeated() -> None:
+    with model().hooks() as run:
+        for state, rows in ((run.prefill(ids_of([5, 7])), 2), (run.prefill(PROMPT), 0)):
+            with pytest.raises(ContextError, match="a state of one row"):
+                state.repeat(rows)
