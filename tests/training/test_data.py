@@ -31,7 +31,7 @@ TRAIN = dict.fromkeys(
         *("fraud", "intrusion", "theft", "harassment", "drugs", "hate"),
         *("weapons", "corruption", "endangerment", "doxxing"),
     ),
-    56,
+    76,
 )
 TEST = dict.fromkeys(
     ("extortion", "sabotage", "obstruction", "animal_cruelty", "exploitation", "forgery"), 25
@@ -81,7 +81,7 @@ def test_no_prompt_occurs_twice_anywhere() -> None:
     data = load_training_data()
     fit = [p.prompt for s in (data.requests, data.contrast) for p in s.prompts]
     everything = fit + held_out()
-    assert len(fit) == 1120 + 396
+    assert len(fit) == 1520 + 516
     assert len({normalise(text) for text in everything}) == len(everything)
 
 
@@ -167,9 +167,9 @@ def test_refusals_are_refusals_to_the_judge(tmp_path: Path) -> None:
 def test_contrast_is_benign_and_neutral_text_is_the_training_half() -> None:
     data = load_training_data()
     assert Counter(p.category for p in data.contrast.prompts) == {
-        "borderline": 264,
-        "general": 60,
-        "people": 72,
+        "borderline": 324,
+        "general": 95,
+        "people": 97,
     }
     assert {p.label for p in data.contrast.prompts} == {"harmless"}
     assert data.neutral == neutral_text("train", n=96)
