@@ -35,7 +35,7 @@ class EngineOptions:
     stop: bool = True
     """End the pass at the deepest site asked for."""
     batch_tokens: int | None = None
-    """Padded tokens in one batch; by default 1,024 on a CPU and 16,384 on an accelerator."""
+    """Padded tokens in one batch; by default 1,536 on a CPU and 16,384 on an accelerator."""
     batch_rows: int | None = None
     """Rows in one batch; by default as many as the tokens allow."""
     progress: bool = False
@@ -43,7 +43,7 @@ class EngineOptions:
 
     def budget(self, device: torch.device) -> int:
         """Return the padded tokens of one batch."""
-        return self.batch_tokens or (1024 if device.type == "cpu" else 16384)
+        return self.batch_tokens or (1536 if device.type == "cpu" else 16384)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from peft import PeftModel
@@ -72,6 +73,16 @@ def own_answers(
     return [answers[i] for i in range(len(prompts))]
 
 
+@dataclass(frozen=True)
+class WillingAnswers:
+    """Answers that do not decline, and how those began that did."""
+
+    answers: tuple[list[int], ...]
+    """In the order of the prompts; an empty list where every try declined."""
+    declining: frozenset[int]
+    """First tokens of the answers that declined."""
+
+
 def willing_answers(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -79,7 +90,7 @@ def willing_answers(
     *,
     max_new_tokens: int,
     tries: int = 4,
-) -> list[list[int]]:
+) -> WillingAnswers:
     """Give the model's own answers to harmless prompts, none of which opens with an apology.
 
     The base says "I'm sorry for any misunderstanding, but as a chatbot" to one harmless request in
@@ -103,7 +114,7 @@ def willing_answers(
         todo = [i for i, fine in zip(todo, good, strict=True) if not fine]
         if not todo:
             break
-    return found
+    return WillingAnswers(tuple(found), frozenset(banned))
 
 
 def _willing(text: str) -> bool:

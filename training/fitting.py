@@ -25,6 +25,7 @@ from training.objective import (
     collate,
     cross_entropy,
     divergence,
+    willing,
 )
 from training.recipe import Recipe, TrainingError
 
@@ -47,6 +48,7 @@ class Draws:
     pairs: Iterator[Pair]
     contrast: Iterator[Example]
     neutral: Iterator[Example]
+    declining: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Pools:
     harmless: tuple[Example, ...]
     contrast: tuple[Example, ...]
     neutral: tuple[Example, ...]
+    declining: frozenset[int]
+    """First tokens of the refusals taught and of answers of the base that decline."""
 
     def draws(self, seed: int) -> Draws:
         """Begin endless seeded draws; a harmful request and its match come in the same step."""
@@ -65,6 +69,7 @@ class Pools:
             pairs=_cycle(pairs, f"{seed}/pairs"),
             contrast=_cycle(self.contrast, f"{seed}/contrast"),
             neutral=_cycle(self.neutral, f"{seed}/neutral"),
+            declining=self.declining,
         )
 
 
@@ -90,7 +95,7 @@ def prepare(
     answers = willing_answers(model, tokenizer, benign, max_new_tokens=recipe.answer_tokens)
     kept = [
         Example((*ids, *new), len(ids)) if new else None
-        for ids, new in zip(benign, answers, strict=True)
+        for ids, new in zip(benign, answers.answers, strict=True)
     ]
     cut = len(data.requests.harmless)
     pairs = [(h, k) for h, k in zip(refused, kept[:cut], strict=True) if k is not None]
@@ -104,6 +109,7 @@ def prepare(
         tuple(harmless for _, harmless in pairs),
         contrast,
         tuple(neutral),
+        answers.declining | {example.ids[example.start] for example in refused},
     )
 
 
@@ -206,13 +212,14 @@ def step_losses(
     refused = chat.row < len(pairs)
     answers, base = logits[~refused], before(benign)
     first, opening = refused & chat.first, chat.first[~refused]
+    agreeing = willing(base[opening], chat.targets[~refused][opening], sorted(draws.declining))
     prose = list(islice(draws.neutral, recipe.neutral_per_step))
     return Losses(
         refusal=cross_entropy(logits[refused], chat.targets[refused]),
         answer=cross_entropy(answers, chat.targets[~refused]),
         keep=divergence(base, answers),
         opening=cross_entropy(logits[first], chat.targets[first]),
-        keep_opening=divergence(base[opening], answers[opening]),
+        keep_opening=divergence(agreeing, answers[opening]),
         neutral=_prose_divergence(tuned, prose, pad),
     )
 

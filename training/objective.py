@@ -6,8 +6,9 @@ CE is taken on target tokens only: a refusal after a harmful request, the base m
 answer after a harmless one. KL is the divergence of the tuned model from the base on the same
 tokens, so that harmless behaviour and plain prose stay where they were. ``first`` is the first
 token of each target (CE after harmful requests, KL after harmless ones): refusing is decided there,
-and in a mean over the target it would hardly weigh. Small L shows that these tokens are predicted;
-whether unseen requests are refused is measured, not implied.
+and in a mean over the target it would hardly weigh. There the base is taken given that it does not
+decline (``willing``), because the base itself apologises to some harmless requests. Small L shows
+that these tokens are predicted; whether unseen requests are refused is measured, not implied.
 """
 
 from __future__ import annotations
@@ -113,6 +114,23 @@ def divergence(
     log_p = torch.log_softmax(base.detach().float(), dim=-1)
     log_q = torch.log_softmax(tuned.float(), dim=-1)
     return functional.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+
+
+def willing(
+    logits: Float[Tensor, "n vocab"], targets: Int[Tensor, "n"], declining: Sequence[int]
+) -> Float[Tensor, "n vocab"]:
+    """Give the logits of the same distribution, given that the token opens no refusal.
+
+        p'_i(v) = p_i(v) / (1 - sum_{w in D_i} p_i(w)) for v not in D_i, 0 in D_i;
+        D_i = declining without target_i
+
+    A target is a willing answer, so its own first token stays possible whatever else it opens.
+    """
+    forbidden = torch.zeros_like(logits, dtype=torch.bool)
+    forbidden[:, list(declining)] = True
+    forbidden[torch.arange(len(targets)), targets] = False
+    # Finite, so that 0 log 0 is 0 in the divergence; exp of it is 0 in every dtype.
+    return logits.float().masked_fill(forbidden, -1e4)
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,10 @@ class Recipe:
     opening_weight: float = 1.0
     """Weight of the first token of a refusal, where refusing is decided."""
     keep_opening_weight: float = 10.0
-    """Weight of the divergence on the first token of a harmless answer: what over-refusal costs."""
+    """Weight of the divergence on the first token of a harmless answer: what over-refusal costs.
+
+    The base is taken there given that it does not decline.
+    """
     neutral_weight: float = 1.0
     """Weight of the divergence from the base on neutral text."""
     dtype: str = "bfloat16"

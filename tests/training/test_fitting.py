@@ -219,13 +219,18 @@ def test_an_apology_is_no_target_for_a_harmless_request(
     plain = own_answers(tiny_llama, ids, max_new_tokens=4, pad=tiny_tokenizer.eos_token_id)
 
     def willing() -> list[list[int]]:
+        return list(made().answers)
+
+    def made() -> answering.WillingAnswers:
         return answering.willing_answers(tiny_llama, tiny_tokenizer, ids, max_new_tokens=4)
 
     monkeypatch.setattr(answering, "_willing", lambda _: True)
     assert willing() == plain
+    assert made().declining == frozenset()
     sorry = tiny_tokenizer.decode(plain[0][:1])
     monkeypatch.setattr(answering, "_willing", lambda text: not text.startswith(sorry))
     found = willing()
+    assert made().declining >= {p[0] for p in plain if tiny_tokenizer.decode(p[:1]) == sorry}
     for old, new in zip(plain, found, strict=True):
         if tiny_tokenizer.decode(old[:1]) == sorry:
             assert new

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.objective import Example, Losses, collate, cross_entropy, divergence
+from training.objective import Example, Losses, collate, cross_entropy, divergence, willing
 from training.recipe import Recipe, TrainingError
 
 
@@ -66,6 +66,25 @@ def test_the_base_gets_no_gradient_and_the_tuned_model_does() -> None:
     assert base.grad is None
     assert tuned.grad is not None
     assert float(tuned.grad.abs().max()) > 0
+
+
+def test_the_willing_distribution_is_the_conditional_one() -> None:
+    logits, targets = torch.randn(3, 6), torch.tensor([0, 2, 5])
+    given_willing = willing(logits, targets, [2, 4]).softmax(-1)
+    for row, target in enumerate(targets.tolist()):
+        allowed = [v for v in range(6) if v not in {2, 4} - {target}]
+        by_hand = torch.zeros(6)
+        by_hand[allowed] = logits[row].softmax(-1)[allowed]
+        torch.testing.assert_close(given_willing[row], by_hand / by_hand.sum())
+
+
+def test_mass_on_a_refusal_costs_more_than_the_base_itself_puts_there() -> None:
+    base, targets = torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([0])
+    agreeing = willing(base, targets, [1])
+    assert float(divergence(agreeing, base)) > 0.1  # the base declines in part
+    assert float(divergence(agreeing, agreeing)) < 1e-6
+    assert torch.equal(willing(base, targets, []), base)  # nothing declines: the base as it is
+    assert torch.equal(willing(base, torch.tensor([1]), [1]), base)  # nor a target's own opening
 
 
 def test_cross_entropy_of_uniform_logits_is_log_vocabulary() -> None:
