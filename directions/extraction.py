@@ -16,6 +16,7 @@ from artifacts.read import load
 from artifacts.write import save
 from directions import moments, package
 from directions.assemble import Assembler, Extracted, Place, PlaceMeans, places
+from directions.contrasts import cells_of
 from directions.job import Job, prepare, prompts, roles
 from directions.ledger import Ledger
 from directions.options import Options
@@ -111,9 +112,11 @@ def _assemble(job: Job, ledger: Ledger, created: str) -> Artifact:
     notes = (*job.notes, *_missing(job, all_places, found))
     blocks = package.shared_blocks(found, found[0].place.suffix)
     n, d = len(fit.harmful), found[0].vectors.shape[1]
-    kind, note = moments.choose(job.options.moments, n=n, d=d, blocks=len(blocks))
+    cells = cells_of(job.contrasts)
+    states = len(cells) * (n + len(test.harmful))
+    kind, note = moments.choose(job.options.moments, n=n, d=d, blocks=len(blocks), states=states)
     unsuffixed = [mean.place for mean in means if not mean.place.suffix]
-    kept = moments.tensors(kind, fit, unsuffixed[0], blocks) if unsuffixed else {}
+    kept = moments.tensors(kind, (fit, test), unsuffixed[0], blocks, cells) if unsuffixed else {}
     origin = package.Origin(
         base=job.facts.base,
         aligned=job.facts.aligned,

@@ -28,6 +28,11 @@ class Estimate:
     level: float
     """Coverage that the interval aims at, for example 0.95."""
 
+    def row(self, index: int) -> Estimate:
+        """Return the entry of one leading index."""
+        value, low, high = (np.asarray(e[index]) for e in (self.value, self.low, self.high))
+        return Estimate(value, low, high, self.n, self.level)
+
 
 def auc(
     positive: Float[np.ndarray, "*batch m"], negative: Float[np.ndarray, "*batch n"]
@@ -170,17 +175,30 @@ def d_prime(
     return Estimate(value, np.asarray(value - half), np.asarray(value + half), m + n, level)
 
 
+def placements(
+    positive: Float[np.ndarray, "*batch m"], negative: Float[np.ndarray, "*batch n"]
+) -> tuple[Float[np.ndarray, "*batch m"], Float[np.ndarray, "*batch n"]]:
+    """Give for each score the share of the other group that it exceeds, or that exceeds it.
+
+        V10_i = (1/n) sum_j [x_i > y_j] + [x_i = y_j] / 2,   V01_j likewise over i
+
+    from mid-ranks (Sun & Xu 2014). Both have the AUC as their mean.
+    """
+    m, n = positive.shape[-1], negative.shape[-1]
+    ranks = rankdata(np.concatenate([positive, negative], axis=-1), axis=-1)
+    v10 = (ranks[..., :m] - rankdata(positive, axis=-1)) / n
+    v01 = 1 - (ranks[..., m:] - rankdata(negative, axis=-1)) / m
+    return v10, v01
+
+
 def _variance(
     positive: Float[np.ndarray, "*batch m"],
     negative: Float[np.ndarray, "*batch n"],
     *,
     paired: bool,
 ) -> Float[np.ndarray, "*batch"]:
-    m, n = positive.shape[-1], negative.shape[-1]
-    ranks = rankdata(np.concatenate([positive, negative], axis=-1), axis=-1)
-    # Placements from mid-ranks (Sun & Xu 2014): how much of the other group lies on one's side.
-    v10 = (ranks[..., :m] - rankdata(positive, axis=-1)) / n
-    v01 = 1 - (ranks[..., m:] - rankdata(negative, axis=-1)) / m
+    v10, v01 = placements(positive, negative)
+    m, n = v10.shape[-1], v01.shape[-1]
     if paired:
         return np.asarray((v10 + v01).var(-1, ddof=1) / m)
     return np.asarray(v10.var(-1, ddof=1) / m + v01.var(-1, ddof=1) / n)
