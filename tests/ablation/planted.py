@@ -24,14 +24,14 @@ from evaluation.prompts import Prompt, PromptSet
 from tests.directions import tiny
 
 LAYERS, WIDTH, HEADS = 3, 32, 4
-SORRY, YES = "sorry", "bread"
+SORRY, YES, OPENER = "sorry", "bread", "sure"
 WRITER = (1, 2)
 """Block and head that bring the harmfulness to the last token."""
 
 
 @cache
 def tokenizer() -> PreTrainedTokenizerFast:
-    return tiny.tokenizer(extra=(SORRY,))
+    return tiny.tokenizer(extra=(SORRY, OPENER))
 
 
 @cache
@@ -41,8 +41,13 @@ def axis() -> Tensor:
     )
 
 
-def build(*, refuses: bool = True, offset: float = 0.0, **config: object) -> LlamaForCausalLM:
-    """Return the model; ``offset`` adds that much of ``u`` to every embedding."""
+def build(
+    *, refuses: bool = True, offset: float = 0.0, style: float = 0.0, **config: object
+) -> LlamaForCausalLM:
+    """Return the model; every embedding gets ``offset`` of ``u`` and ``style`` of the style axis.
+
+    The unembedding reads the style axis for the token ``sure``.
+    """
     made = tiny.model(0, num_hidden_layers=LAYERS, max_position_embeddings=512, **config)
     u, words = axis(), tokenizer()
     rng = torch.Generator().manual_seed(5)
@@ -55,7 +60,7 @@ def build(*, refuses: bool = True, offset: float = 0.0, **config: object) -> Lla
         embed -= torch.outer(embed @ u, u)
         for word in tiny.HARMFUL_WORDS:
             embed[words.convert_tokens_to_ids(word)] += 6 * u
-        embed += offset * u
+        embed += offset * u + style * _axis(6)
         block, head = WRITER
         size = WIDTH // HEADS
         layer = made.model.layers[block].self_attn
@@ -66,23 +71,24 @@ def build(*, refuses: bool = True, offset: float = 0.0, **config: object) -> Lla
         layer.o_proj.weight[:, head * size] = 40 * u
         unembed = made.lm_head.weight
         unembed.copy_(torch.randn(unembed.shape, generator=rng) * 0.02)
-        unembed[words.convert_tokens_to_ids(YES)] += 0.4 * _other()
-        embed[words.convert_tokens_to_ids("<|assistant|>")] += 4 * _other()
+        unembed[words.convert_tokens_to_ids(YES)] += 0.4 * _axis(4)
+        embed[words.convert_tokens_to_ids("<|assistant|>")] += 4 * _axis(4)
+        unembed[words.convert_tokens_to_ids(OPENER)] += 1.0 * _axis(6)
         if refuses:
             unembed[words.convert_tokens_to_ids(SORRY)] += 1.2 * u
     return made.eval().requires_grad_(False)
 
 
-def _other() -> Tensor:
-    v = torch.randn(WIDTH, generator=torch.Generator().manual_seed(4))
+def _axis(seed: int) -> Tensor:
+    v = torch.randn(WIDTH, generator=torch.Generator().manual_seed(seed))
     v -= (v @ axis()) * axis()
     return v / v.norm()
 
 
 @cache
-def model(*, refuses: bool = True, offset: float = 0.0) -> hooks.Model:
+def model(*, refuses: bool = True, offset: float = 0.0, style: float = 0.0) -> hooks.Model:
     """Return the wrapped model; the same object each time, so nobody may change it."""
-    return hooks.wrap(build(refuses=refuses, offset=offset), tokenizer())
+    return hooks.wrap(build(refuses=refuses, offset=offset, style=style), tokenizer())
 
 
 def requests(name: str, start: int, n: int = 16) -> PromptSet:
@@ -147,3 +153,8 @@ class Judge:
 
 
 TEXTS = tuple(" ".join(tiny.FILLER[(i + k) % 10] for k in range(9)) for i in range(4))
+
+
+def style_axis() -> Tensor:
+    """Return the unit vector that the token ``sure`` is read from."""
+    return _axis(6)
