@@ -26,7 +26,7 @@ ROWS = 256
 
 @dataclass(frozen=True, eq=False)
 class Displace(Intervention):
-    """Move each row along ``write`` by what its coordinate along ``read`` lacks of ``value``.
+    """Move rows along ``write`` by what their coordinate along ``read`` lacks of ``value``.
 
         x' = x + (c - (x - m) . r) w
 
@@ -34,9 +34,9 @@ class Displace(Intervention):
     1 the state moves as far, in a direction that has nothing to do with r: the matched control.
     """
 
-    read: Float[Tensor, "row d"]
-    write: Float[Tensor, "row d"]
-    value: Float[Tensor, "row"]
+    read: Float[Tensor, "*row d"]
+    write: Float[Tensor, "*row d"]
+    value: Float[Tensor, "*row"]
     center: Float[Tensor, "d"]
     at: str
 
