@@ -72,7 +72,13 @@ def render(found: Mapping[str, object]) -> str:
             "",
             *_limits(found["limits"]),
         ]
-    for name, write in (("overhead", _overhead), ("generation", _generation), ("memory", _memory)):
+    more = (
+        ("overhead", _overhead),
+        ("generation", _generation),
+        ("memory", _memory),
+        ("selection", _selection),
+    )
+    for name, write in more:
         if name in found:
             parts += ["", *write(found[name])]
     return "\n".join(parts) + "\n"
@@ -164,4 +170,37 @@ def _generation(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[
         "",
         "Plain generate() pads batches of 32 in the given order. Answers can differ where another "
         "padding rounds a near tie of two tokens the other way.",
+    ]
+
+
+def _selection(found: Mapping[str, object]) -> list[str]:
+    pairs = {name: found[name] for name in ("seconds", "blocks_run", "token_blocks")}
+    lines = [
+        f"## Selection of a direction: {found['candidates']} candidates, "
+        f"{found['prompts'][0]} harmful and {found['prompts'][1]} harmless prompts, "
+        f"{found['dtype']}, {found['threads']} threads",
+        "",
+        "| | naive sweep | theodolite | ratio |",
+        "|---|---|---|---|",
+    ]
+    words = {
+        "seconds": "seconds",
+        "blocks_run": "block evaluations",
+        "token_blocks": "block evaluations times tokens",
+    }
+    for name, pair in pairs.items():
+        digits = 1 if name == "seconds" else 0
+        naive, ours = pair["naive"], pair["theodolite"]
+        lines.append(
+            f"| {words[name]} | {naive:,.{digits}f} | {ours:,.{digits}f} | {naive / ours:.1f}x |"
+        )
+    same = "the same candidate" if found["same_choice"] else "ANOTHER CANDIDATE"
+    return [
+        *lines,
+        "",
+        f"Both choose {same} (position, block: {found['chosen']}); the largest difference of a "
+        f"score that both computed is {found['largest_difference']:.1e}. The naive sweep runs "
+        "whole passes for each candidate and each of the three scores, in batches of 32 as given; "
+        "unlike the published code it keeps logits at the last position only and leaves out the "
+        "blocks beyond the limit.",
     ]

@@ -9,7 +9,7 @@ from typing import Literal
 
 from artifacts.command import emit_line, main
 
-Part = Literal["extraction", "overhead", "generation", "memory"]
+Part = Literal["extraction", "overhead", "generation", "memory", "selection"]
 DTYPES = ("float32", "bfloat16")
 
 
@@ -21,7 +21,7 @@ class Bench:
     last run in OUT, which must have been measured on this machine with these versions.
     """
 
-    only: tuple[Part, ...] = ("extraction", "overhead", "generation", "memory")
+    only: tuple[Part, ...] = ("extraction", "overhead", "generation", "memory", "selection")
     """What to measure."""
     rounds: int = 5
     """Rounds of each contender; the median is reported."""
@@ -29,6 +29,8 @@ class Bench:
     """Chat prompts of the extraction, half of them harmful."""
     answers: int = 64
     """Prompts of each generation run."""
+    chosen_on: int = 16
+    """Validation prompts of each class in the selection."""
     few: int = 100
     """Prompts of the small memory run."""
     many: int = 10_000
@@ -88,6 +90,12 @@ class Bench:
 
         sizes = (self.few, self.many)
         return {"memory": [memory.peak_megabytes(n, dtype="auto") for n in sizes]}
+
+    def _selection(self) -> dict[str, object]:
+        from benchmarks import selection
+
+        # A naive sweep takes minutes, and its time hardly varies: one round.
+        return {"selection": selection.compare(prompts=self.chosen_on)}
 
 
 if __name__ == "__main__":

@@ -13,12 +13,15 @@ import importlib
 from typing import TYPE_CHECKING
 
 from directions.options import Options
+from directions.select_options import SelectOptions
 
 if TYPE_CHECKING:
     from directions.contrasts import CONTRASTS, Contrast
     from directions.extraction import extract
     from directions.fitters import ContrastFitter, FittedContrast, MeanFitter, StateMeans
     from directions.result import DirectionSet, Score
+    from directions.select_sweep import NothingPasses
+    from directions.selection import Selection, select
     from directions.split import Split
 
 _HOMES = {
@@ -28,10 +31,13 @@ _HOMES = {
     "DirectionSet": "directions.result",
     "FittedContrast": "directions.fitters",
     "MeanFitter": "directions.fitters",
+    "NothingPasses": "directions.select_sweep",
     "Score": "directions.result",
+    "Selection": "directions.selection",
     "Split": "directions.split",
     "StateMeans": "directions.fitters",
     "extract": "directions.extraction",
+    "select": "directions.selection",
 }
 
 __all__ = [
@@ -41,11 +47,15 @@ __all__ = [
     "DirectionSet",
     "FittedContrast",
     "MeanFitter",
+    "NothingPasses",
     "Options",
     "Score",
+    "SelectOptions",
+    "Selection",
     "Split",
     "StateMeans",
     "extract",
+    "select",
 ]
 
 

@@ -51,15 +51,17 @@ class Source:
                 run.forward(self.encoded[rendering][rows.start : rows.stop])
                 stats.update(run.stats.as_dict())
             for site in self.sites:
-                states[f"{cell}/{site}"] = self._slots(taken[site])
+                states[f"{cell}/{site}"] = by_slot(taken[site], self.slots)
         return states, {name: float(value) for name, value in stats.items()}
 
-    def _slots(self, values: Tensor | list[Tensor]) -> Float32[Tensor, "n slot d"]:
-        if isinstance(values, Tensor) and values.ndim == 2:
-            return rearrange(values, "n d -> n 1 d")
-        # Prompts may end in different numbers of template tokens; the shared ones are the last.
-        parts = [part[-self.slots :].flip(0) for part in values]
-        return torch.stack(parts)
+
+def by_slot(values: Tensor | list[Tensor], slots: int) -> Float32[Tensor, "n slot d"]:
+    """Arrange what was captured at one site so that slot 0 is each prompt's last token."""
+    if isinstance(values, Tensor) and values.ndim == 2:
+        return rearrange(values, "n d -> n 1 d")
+    # Prompts may end in different numbers of template tokens; the shared ones are the last.
+    parts = [part[-slots:].flip(0) for part in values]
+    return torch.stack(parts)
 
 
 def encode(

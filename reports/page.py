@@ -11,7 +11,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from artifacts.artifact import Artifact
-from reports import figures, reading, tables, words
+from reports import figures, reading, selection, tables, words
 from reports.reading import MissingPart
 
 _PLOT_CONFIG = {
@@ -59,7 +59,8 @@ def report(artifact: Artifact) -> Page:
         The page as text with what it says.
     """
     sections = _sections(artifact)
-    finding = words.finding(artifact)
+    chosen = selection.present(artifact)
+    finding = selection.finding(artifact) if chosen else words.finding(artifact)
     environment = Environment(
         loader=PackageLoader("reports"), autoescape=True, undefined=StrictUndefined
     )
@@ -92,6 +93,15 @@ def _sections(artifact: Artifact) -> tuple[Section, ...]:
     name = reading.headline(artifact)
     if name is None:
         return ()
+    if selection.present(artifact):
+        return (
+            _section(
+                "selection_scores",
+                "Which candidate, and why?",
+                lambda: selection.scores(artifact),
+            ),
+            _section("selection_effects", "What does it do?", lambda: selection.effects(artifact)),
+        )
     found = reading.verdict(artifact, name)
     blocks = reading.info(artifact, name).blocks
     near = reading.companions(artifact, name)
@@ -125,7 +135,7 @@ def _sections(artifact: Artifact) -> tuple[Section, ...]:
 
 
 def _section(key: str, heading: str, draw: Callable[[], go.Figure]) -> Section:
-    caption = words.CAPTIONS[key]
+    caption = (words.CAPTIONS | selection.CAPTIONS)[key]
     try:
         figure = draw()
     except MissingPart as missing:
