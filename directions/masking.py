@@ -22,6 +22,7 @@ from artifacts.errors import InputError
 from evaluation.intervals import Interval, mean_interval
 from evaluation.judges.margin import margins
 from hooks import Encoded, Model
+from hooks.chat import template_head
 from probes.seeds import derive, generator
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 LEAST = 8
 """Fewest prompts."""
-_SENTINELS = ("Alpha beta", "9 to 5", "zebra", "(x)", "Über")
 _NEUTRAL = " something"
 
 
@@ -77,9 +77,8 @@ def content_tokens(
     Raises:
         InputError: a prompt begins otherwise than the template does.
     """
-    header = model.encode(list(_SENTINELS), system=system)
-    start = header.common_prefix()
-    head = header.ids[0][:start]
+    head = template_head(model.tokenizer, system=system)
+    start = len(head)
     places = []
     for row, ids in enumerate(encoded):
         if ids[:start] != head:

@@ -145,6 +145,22 @@ def template_tail(tokenizer: PreTrainedTokenizerBase, *, system: str | None = No
     return text[place + len(_SENTINEL) :]
 
 
+def template_head(
+    tokenizer: PreTrainedTokenizerBase, *, system: str | None = None
+) -> tuple[int, ...]:
+    """Return the tokens that the template writes before the instruction, found by rendering.
+
+    Raises:
+        TokenizerError: no template, or one that drops the user's text.
+    """
+    text = render(tokenizer, _SENTINEL, system=system)
+    place = text.rfind(_SENTINEL)
+    if place < 0:
+        raise TokenizerError(f"{_name(tokenizer)}: the chat template drops the user's text")
+    ids, start = _tokenise(tokenizer, text, place)
+    return ids[:start]
+
+
 @contextmanager
 def _limited_memory() -> Iterator[None]:
     """Let a template take no more than ``RENDER_BYTES``, where the system can limit it."""
