@@ -179,7 +179,7 @@ def measure(
             for row in prompts:
                 state = run.prefill(Encoded.from_ids([row[:-1]])).repeat(len(edit.value))
                 state.append([row[-1:]] * len(edit.value))
-                found.append(log_odds(state.logits.double(), ids))
+                found.append(log_odds(state.logits, ids).double())
         margin.append(_paired(torch.stack(found), len(chosen)))
         if here is not None:
             along.append(_paired(torch.stack(here.parts), len(chosen)))

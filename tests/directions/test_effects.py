@@ -93,17 +93,17 @@ def test_sign_scale_and_prompt_order_change_nothing() -> None:
     plain = effects(v)
     scaled = effects(v * torch.tensor([[3.0], [0.01]]))
     for one, other in zip(plain, effects(-v), strict=True):
-        assert other.removed.value == pytest.approx(one.removed.value, abs=1e-6)
-        assert other.gap == pytest.approx(-one.gap, abs=1e-6)
+        assert other.removed.value == pytest.approx(one.removed.value, abs=1e-5)
+        assert other.gap == pytest.approx(-one.gap, abs=1e-5)
     rows = encoded(used)
     backwards = {label: part.select(range(len(part))[::-1]) for label, part in rows.items()}
     reordered = component_effects(
         used, backwards, v, block=1, tokens=refusal_tokens(used), options=FEW
     )
     for one, other in [*zip(plain, scaled, strict=True), *zip(plain, reordered, strict=True)]:
-        assert other.removed.value == pytest.approx(one.removed.value, abs=1e-6)
-        assert other.removed.controls == pytest.approx(one.removed.controls, abs=1e-6)
-        assert other.gap == pytest.approx(one.gap, abs=1e-6)
+        assert other.removed.value == pytest.approx(one.removed.value, abs=1e-5)
+        assert other.removed.controls == pytest.approx(one.removed.controls, abs=1e-5)
+        assert other.gap == pytest.approx(one.gap, abs=1e-5)
         assert other.size == pytest.approx(one.size, rel=1e-5)
 
 
@@ -112,9 +112,9 @@ def test_components_in_several_batches_equal_one_batch(monkeypatch: pytest.Monke
     together = effects(v)
     monkeypatch.setattr("directions.displace.ROWS", 7)
     for one, other in zip(together, effects(v), strict=True):
-        assert other.removed.value == pytest.approx(one.removed.value, abs=1e-6)
+        assert other.removed.value == pytest.approx(one.removed.value, abs=1e-5)
         assert other.on_first is not None and one.on_first is not None
-        assert other.on_first.controls == pytest.approx(one.on_first.controls, abs=1e-6)
+        assert other.on_first.controls == pytest.approx(one.on_first.controls, abs=1e-5)
 
 
 def test_controls_move_every_state_exactly_as_far_and_away_from_all_components() -> None:
