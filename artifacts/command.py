@@ -63,14 +63,15 @@ def main(command_class: type[Command], argv: Sequence[str] | None = None) -> int
         The exit code. Usage errors and ``--help`` raise ``SystemExit`` from the parser.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    command = tyro.cli(
-        command_class,
-        args=arguments,
-        prog=_program(command_class),
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
     debug = "--debug" in arguments
     try:
+        # Options refuse values of their own when the parser makes them.
+        command = tyro.cli(
+            command_class,
+            args=arguments,
+            prog=_program(command_class),
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
         code = command.run() or 0
         sys.stdout.flush()
         return code

@@ -9,7 +9,7 @@ from typing import Literal
 
 from artifacts.command import emit_line, main
 
-Part = Literal["extraction", "overhead", "generation", "memory", "selection"]
+Part = Literal["extraction", "overhead", "generation", "memory", "selection", "localization"]
 DTYPES = ("float32", "bfloat16")
 
 
@@ -21,7 +21,14 @@ class Bench:
     last run in OUT, which must have been measured on this machine with these versions.
     """
 
-    only: tuple[Part, ...] = ("extraction", "overhead", "generation", "memory", "selection")
+    only: tuple[Part, ...] = (
+        "extraction",
+        "overhead",
+        "generation",
+        "memory",
+        "selection",
+        "localization",
+    )
     """What to measure."""
     rounds: int = 5
     """Rounds of each contender; the median is reported."""
@@ -31,6 +38,8 @@ class Bench:
     """Prompts of each generation run."""
     chosen_on: int = 16
     """Validation prompts of each class in the selection."""
+    localized_on: int = 32
+    """Prompts of the localisation, half of them harmful."""
     few: int = 100
     """Prompts of the small memory run."""
     many: int = 10_000
@@ -96,6 +105,19 @@ class Bench:
 
         # A naive sweep takes minutes, and its time hardly varies: one round.
         return {"selection": selection.compare(prompts=self.chosen_on)}
+
+    def _localization(self) -> dict[str, object]:
+        from benchmarks import localization
+        from evaluation.catalogue import shipped
+
+        known = shipped("test").select(limit=self.localized_on // 2)
+        asked = [prompt.prompt for prompt in known.prompts]
+        return {
+            "localization": {
+                dtype: localization.compare(asked, dtype=dtype, rounds=self.rounds)
+                for dtype in DTYPES
+            }
+        }
 
 
 if __name__ == "__main__":

@@ -70,12 +70,22 @@ class Extract:
         return 0
 
     def _prompts(self) -> tuple[PromptSet | None, PromptSet | None]:
-        fit = _both(self.harmful, self.harmless, "--harmful", "--harmless")
-        test = _both(self.test_harmful, self.test_harmless, "--test-harmful", "--test-harmless")
+        fit = both_classes(self.harmful, self.harmless, "--harmful", "--harmless")
+        test = both_classes(
+            self.test_harmful, self.test_harmless, "--test-harmful", "--test-harmless"
+        )
         return fit, test
 
 
-def _both(harmful: str | None, harmless: str | None, first: str, second: str) -> PromptSet | None:
+def both_classes(
+    harmful: str | None, harmless: str | None, first: str, second: str
+) -> PromptSet | None:
+    """Read two prompt files, one for each class; None where neither is given.
+
+    Raises:
+        InputError: one of them is missing; ``first`` and ``second`` name their options.
+        PromptError: a file that cannot be used.
+    """
     if harmful is None and harmless is None:
         return None
     if harmful is None or harmless is None:

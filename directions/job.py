@@ -91,7 +91,7 @@ def prepare(
         InputError: models that cannot be compared, a tokenizer without chat template, a prompt that
             is too long, a site that this family cannot give.
     """
-    pair, notes = _load(base, aligned, options, ranks)
+    pair, notes = load_models(base, aligned, options, ranks)
     contrasts = resolve(options.resolved_contrasts())
     raw = any(contrast.raw for contrast in contrasts)
     rows = (*data.fit.prompts, *data.test.prompts)
@@ -109,9 +109,18 @@ def prepare(
     return Job(source, facts, data, contrasts, options, config, (*notes, *data.notes, *warned))
 
 
-def _load(
+def load_models(
     base: str | Model, aligned: str | Model, options: Options, ranks: Ranks
 ) -> tuple[tuple[Model, Model], tuple[str, ...]]:
+    """Load what is not loaded, and hold the two against each other.
+
+    Returns:
+        The pair, and notes on what ``allow_mismatch`` let through.
+
+    Raises:
+        ModelError: a model that cannot be loaded, or two that cannot be compared.
+        TokenizerError: different tokenizers or chat templates, unless allowed.
+    """
     device = ranks.device(options.device)
     if isinstance(base, str) and isinstance(aligned, str):
         pair = hooks.load_pair(
