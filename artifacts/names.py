@@ -61,3 +61,19 @@ def safe_join(root: Path, name: str) -> Path:
     if not path.resolve().is_relative_to(root.resolve()):
         raise InputError(f"{name!a} leads outside {root}; choose a plain file name")
     return path
+
+
+def check_target(path: Path) -> Path:
+    """Return ``path`` unchanged if an artifact can be written there, before any work is done.
+
+    Raises:
+        InputError: if the suffix is not .safetensors, a link or folder is there, or its folder is
+            missing.
+    """
+    if path.suffix != ".safetensors":
+        raise InputError(f"--out {path}: the name must end in .safetensors")
+    if path.is_symlink() or path.is_dir():
+        raise InputError(f"--out {path} is a link or a folder; choose a file name")
+    if not path.parent.is_dir():
+        raise InputError(f"--out {path}: folder {path.parent} does not exist; create it first")
+    return path

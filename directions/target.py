@@ -9,6 +9,7 @@ from pathlib import Path
 
 from artifacts.errors import InputError
 from artifacts.locks import locked
+from artifacts.names import check_target
 from directions.ranks import Ranks
 
 
@@ -25,14 +26,7 @@ def target(out: str | Path | None, ranks: Ranks) -> Iterator[Path]:
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder) / "directions.safetensors"
         return
-    path = Path(out)
-    if path.suffix != ".safetensors":
-        raise InputError(f"--out {path}: the name must end in .safetensors")
-    if path.is_symlink() or path.is_dir():
-        raise InputError(f"--out {path} is a link or a folder; choose a file name")
-    if not path.parent.is_dir():
-        raise InputError(f"--out {path}: folder {path.parent} does not exist; create it first")
-    yield path
+    yield check_target(Path(out))
 
 
 @contextmanager
