@@ -77,6 +77,7 @@ def render(found: Mapping[str, object]) -> str:
         ("generation", _generation),
         ("memory", _memory),
         ("selection", _selection),
+        ("localization", _localization),
     )
     for name, write in more:
         if name in found:
@@ -203,4 +204,27 @@ def _selection(found: Mapping[str, object]) -> list[str]:
         "whole passes for each candidate and each of the three scores, in batches of 32 as given; "
         "unlike the published code it keeps logits at the last position only and leaves out the "
         "blocks beyond the limit.",
+    ]
+
+
+def _localization(found: Mapping[str, Mapping[str, float]]) -> list[str]:
+    first = next(iter(found.values()))
+    lines = [
+        f"## Localisation: {first['heads']:.0f} heads, {first['prompts']:.0f} chat prompts",
+        "",
+        "| dtype | all heads and MLPs with origin, s | one head, one forward a model, s "
+        "| vs a forward for each head | largest difference |",
+        "|---|---|---|---|---|",
+    ]
+    for dtype, row in found.items():
+        lines.append(
+            f"| {dtype} | {row['seconds']:.2f} | {row['seconds_a_head']:.2f} "
+            f"| {row['speedup']:.0f}x | {row['largest_difference']:.1e} |"
+        )
+    return [
+        *lines,
+        "",
+        f"The time of the naive sweep is that of {first['measured']:.0f} heads times "
+        f"{first['heads'] / first['measured']:.0f}; it gives totals only. Both run the same "
+        "batches without a shared prefix.",
     ]

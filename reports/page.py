@@ -11,9 +11,10 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from artifacts.artifact import Artifact
-from reports import figures, reading, selection, tables, words
+from reports import figures, localization, reading, selection, tables, words
 from reports.reading import MissingPart
 
+_CAPTIONS = words.CAPTIONS | localization.CAPTIONS | selection.CAPTIONS
 _PLOT_CONFIG = {
     "displaylogo": False,
     "responsive": True,
@@ -61,6 +62,8 @@ def report(artifact: Artifact) -> Page:
     sections = _sections(artifact)
     chosen = selection.present(artifact)
     finding = selection.finding(artifact) if chosen else words.finding(artifact)
+    if localization.present(artifact):
+        finding = localization.finding(artifact)
     environment = Environment(
         loader=PackageLoader("reports"), autoescape=True, undefined=StrictUndefined
     )
@@ -93,6 +96,8 @@ def _sections(artifact: Artifact) -> tuple[Section, ...]:
     name = reading.headline(artifact)
     if name is None:
         return ()
+    if localization.present(artifact):
+        return tuple(_section(*item) for item in localization.drawn(artifact))
     if selection.present(artifact):
         return (
             _section(
@@ -135,7 +140,7 @@ def _sections(artifact: Artifact) -> tuple[Section, ...]:
 
 
 def _section(key: str, heading: str, draw: Callable[[], go.Figure]) -> Section:
-    caption = (words.CAPTIONS | selection.CAPTIONS)[key]
+    caption = _CAPTIONS[key]
     try:
         figure = draw()
     except MissingPart as missing:
