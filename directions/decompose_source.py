@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from jaxtyping import Bool, Float64
 from artifacts.artifact import Artifact
 from artifacts.errors import InputError
 from artifacts.manifest import DirectionInfo
-from directions.contrasts import ALIGNED, ALIGNED_RAW, BASE, BASE_RAW, CONTRASTS, Cells, Contrast
+from directions.contrasts import ALIGNED, ALIGNED_RAW, BASE, BASE_RAW, CONTRASTS, Contrast
 from directions.moments import cell_name
 from probes.seeds import generator
 
@@ -23,8 +24,8 @@ HOW = "extract again with --moments rows"
 class BlockRows:
     """Single states of one block; in each role harmful prompts come first."""
 
-    fit: Cells
-    test: Cells
+    fit: Mapping[str, Float64[np.ndarray, "n d"]]
+    test: Mapping[str, Float64[np.ndarray, "m d"]]
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,11 +33,11 @@ class ResidualSpace:
     n: int
     penalty: float | None = None
     """None for the plain SVD, which has no map."""
-    base_mean: Float64[np.ndarray, "d"] | None = None
-    inputs: Float64[np.ndarray, "r d"] | None = None
+    base_mean: Float64[np.ndarray, "q"] | None = None
+    inputs: Float64[np.ndarray, "r q"] | None = None
     weights: Float64[np.ndarray, "r d"] | None = None
 
-    def predict(self, base: Float64[np.ndarray, "m d"]) -> Float64[np.ndarray, "m d"]:
+    def predict(self, base: Float64[np.ndarray, "m q"]) -> Float64[np.ndarray, "m d"]:
         """Return the shift that the affine map gives new base states.
 
             mean(D) + (x - mean(X)) B,   B = V diag(s / (s^2 + penalty)) U^T D
@@ -61,11 +61,11 @@ class Ridge:
     there are fewer prompts than dimensions, and then its explained shift is the shift itself.
     """
 
-    base_mean: Float64[np.ndarray, "d"]
+    base_mean: Float64[np.ndarray, "q"]
     shift_mean: Float64[np.ndarray, "d"]
     values: Float64[np.ndarray, "r"]
     """s, largest first."""
-    right: Float64[np.ndarray, "r d"]
+    right: Float64[np.ndarray, "r q"]
     """Rows of V^T."""
     responses: Float64[np.ndarray, "r d"]
     """Z."""
