@@ -11,10 +11,16 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from artifacts.artifact import Artifact
-from reports import figures, localization, reading, selection, tables, words
+from reports import decomposition, figures, localization, probes, reading, selection, tables, words
 from reports.reading import MissingPart
 
-_CAPTIONS = words.CAPTIONS | localization.CAPTIONS | selection.CAPTIONS
+_CAPTIONS = (
+    words.CAPTIONS
+    | decomposition.CAPTIONS
+    | localization.CAPTIONS
+    | probes.CAPTIONS
+    | selection.CAPTIONS
+)
 _PLOT_CONFIG = {
     "displaylogo": False,
     "responsive": True,
@@ -62,6 +68,8 @@ def report(artifact: Artifact) -> Page:
     sections = _sections(artifact)
     chosen = selection.present(artifact)
     finding = selection.finding(artifact) if chosen else words.finding(artifact)
+    if probes.present(artifact):
+        finding = probes.finding(artifact)
     if localization.present(artifact):
         finding = localization.finding(artifact)
     environment = Environment(
@@ -107,6 +115,8 @@ def _sections(artifact: Artifact) -> tuple[Section, ...]:
             ),
             _section("selection_effects", "What does it do?", lambda: selection.effects(artifact)),
         )
+    if probes.present(artifact):
+        return _probe_sections(artifact, name)
     found = reading.verdict(artifact, name)
     blocks = reading.info(artifact, name).blocks
     near = reading.companions(artifact, name)
@@ -136,7 +146,32 @@ def _sections(artifact: Artifact) -> tuple[Section, ...]:
             lambda: figures.cosine_map(artifact, name, block),
         ),
     ]
+    if decomposition.names(artifact):
+        drawn += [
+            (
+                "singular_values",
+                "How many components are real?",
+                lambda: decomposition.singular_values(artifact),
+            ),
+            ("ranks", "Where are they?", lambda: decomposition.ranks(artifact)),
+        ]
     return tuple(_section(key, heading, draw) for key, heading, draw in drawn)
+
+
+def _probe_sections(artifact: Artifact, name: str) -> tuple[Section, ...]:
+    return (
+        _section("separation", "Can other sources be read?", lambda: figures.separation(artifact)),
+        _section(
+            "cross_source",
+            "The class, or the source?",
+            lambda: probes.cross_source(artifact, name),
+        ),
+        _section(
+            "reliability",
+            "Do the probabilities hold?",
+            lambda: probes.reliability(artifact, name),
+        ),
+    )
 
 
 def _section(key: str, heading: str, draw: Callable[[], go.Figure]) -> Section:
