@@ -73,7 +73,7 @@ def theodolite(model: hooks.Model) -> States:
 
 def twin(model: hooks.Model) -> torch.nn.Module:
     """A plain copy of one side of a pair, its adapter merged, for the other contenders."""
-    with model.hooks():
+    with model._view:  # switches the adapter; a hook context would be copied with its hooks
         return merged_copy(model.hf, adapter=model.shares_weights or None)
 
 

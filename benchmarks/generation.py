@@ -14,13 +14,15 @@ from benchmarks.contenders import BATCH, pad_chats, twin
 Answers = Callable[[Sequence[str]], list[list[int]]]
 
 
-def plain_generate(hf: torch.nn.Module, tokenizer: object, new_tokens: int) -> Answers:
+def plain_generate(
+    hf: torch.nn.Module, tokenizer: object, new_tokens: int, *, rows: int = BATCH
+) -> Answers:
     """The usual script: left-padded batches in the given order, greedy."""
 
     def run(prompts: Sequence[str]) -> list[list[int]]:
         found: list[list[int]] = []
-        for start in range(0, len(prompts), BATCH):
-            batch = pad_chats(tokenizer, prompts[start : start + BATCH], hf.device)
+        for start in range(0, len(prompts), rows):
+            batch = pad_chats(tokenizer, prompts[start : start + rows], hf.device)
             with torch.no_grad():
                 out = hf.generate(
                     **batch,
@@ -36,10 +38,12 @@ def plain_generate(hf: torch.nn.Module, tokenizer: object, new_tokens: int) -> A
 
 
 def ours(model: hooks.Model, new_tokens: int, *, savings: bool) -> Answers:
-    """theodolite; without ``savings`` in the very batches of the plain script."""
-    options = hooks.EngineOptions(
-        prefix=savings, pack=savings, batch_rows=BATCH, batch_tokens=1_000_000
-    )
+    """theodolite as it comes; without ``savings`` in the very batches of the plain script."""
+    options = hooks.EngineOptions()
+    if not savings:
+        options = hooks.EngineOptions(
+            prefix=False, pack=False, batch_rows=BATCH, batch_tokens=1_000_000
+        )
 
     def run(prompts: Sequence[str]) -> list[list[int]]:
         with model.hooks(options=options) as context:
@@ -57,8 +61,12 @@ def compare(
 ) -> dict[str, dict[str, float]]:
     """Time all contenders on the refusal-tuned reference; returns medians, ratios, agreement."""
     model = hooks.load("reference:aligned", dtype=dtype)
+    copied = twin(model)
     contenders = {
-        "plain generate()": plain_generate(twin(model), model.tokenizer, new_tokens),
+        "plain generate()": plain_generate(copied, model.tokenizer, new_tokens),
+        "plain generate(), all in one batch": plain_generate(
+            copied, model.tokenizer, new_tokens, rows=len(prompts)
+        ),
         "theodolite, savings off": ours(model, new_tokens, savings=False),
         "theodolite": ours(model, new_tokens, savings=True),
     }

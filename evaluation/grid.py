@@ -33,7 +33,7 @@ class GridOptions:
 
     new_tokens: int = 48
     """Longest answer; what is longer is cut and counts as not ended."""
-    batch_tokens: int = 4096
+    batch_tokens: int = 8192
     """Padded tokens of one batch, answers included."""
     chunk: int = 96
     """Prompts between two entries of the journal."""

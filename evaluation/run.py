@@ -57,7 +57,7 @@ class Run:
     """auto is bfloat16 where the hardware multiplies it natively, else float32."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ... or map (spread over devices)."""
-    batch_tokens: int = 4096
+    batch_tokens: int = 8192
     """Padded tokens of one batch, answers included."""
     output: OutputFlags = Output()
 

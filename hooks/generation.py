@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import GenerationConfig
 
-from hooks.cache import expand_cache
+from hooks.cache import expand_cache, select_cache
 from hooks.encoded import Batch, Encoded, left_pad
 from hooks.engine import halving, plan_batches
 from hooks.errors import ContextError
@@ -18,6 +18,9 @@ from hooks.positions import Frame
 
 if TYPE_CHECKING:
     from hooks.run import Run
+
+_STRIDE = 12
+"""Tokens between two looks at which answers have ended: short enough for a refusal to leave."""
 
 
 def generate(
@@ -34,7 +37,7 @@ def generate(
     lengths = [length + max_new_tokens for length in encoded.lengths]
     batches = plan_batches(
         lengths,
-        budget=run.options.budget(run.view.device),
+        budget=run.options.budget(run.view.device, generating=True),
         max_rows=run.options.batch_rows,
         sort=run.options.pack,
     )
@@ -61,36 +64,69 @@ def _batch(
     view, device = run.view, run.view.device
     batch = _padded(run, encoded, rows, prefix.length)
     width = batch.ids.shape[1]
-    prompt = frame_of(run, encoded, rows, batch)
+    # The rows that go on: their numbers, tokens and mask so far, keys and values.
+    left = list(range(len(rows)))
+    ids, mask = batch.ids, batch.mask
+    cache = None if prefix.cache is None else expand_cache(prefix.cache, len(rows))
+    answers: list[list[int]] = [[] for _ in rows]
+    stride = _STRIDE if use_cache and _may_leave_early(run) else max_new_tokens
+    for done in range(0, max_new_tokens, stride):
+        view.registry.announced = _Announcer(run, encoded, [rows[i] for i in left], batch, prefix)
+        try:
+            # transformers mixes generate() into each model class, not into PreTrainedModel.
+            out = view.hf.generate(  # pyright: ignore[reportCallIssue]
+                input_ids=ids.to(device),
+                attention_mask=mask.to(device),
+                past_key_values=cache,
+                generation_config=_config(run, min(stride, max_new_tokens - done), use_cache),
+            )
+        finally:
+            view.registry.finish()
+        ids = out.sequences.cpu()
+        new = ids[:, width + done :].tolist()
+        for row, tokens in zip(left, new, strict=True):
+            answers[row] += tokens
+        going = [k for k, tokens in enumerate(new) if not set(tokens) & set(_ends(run))]
+        if not going or done + stride >= max_new_tokens:
+            break
+        left = [left[k] for k in going]
+        ids, mask = ids[going], torch.cat([mask, mask.new_ones(len(mask), len(new[0]))], 1)[going]
+        batch = Batch(batch.ids[going], batch.mask[going], batch.positions[going])
+        cache = select_cache(out.past_key_values, going)
+    return [_until_end(row, _ends(run)) for row in answers]
 
-    ended = torch.zeros(len(rows), dtype=torch.bool, device=device)
-    before = 0
 
-    def describe(ids: Tensor | None, past: int, now: int) -> Frame:
-        nonlocal ended, before
-        run.stats.tokens_computed += now * len(rows)
-        run.stats.forwards += 1
-        run.stats.blocks_run += view.layout.n_layers
-        run.stats.token_blocks += view.layout.n_layers * now * len(rows)
-        frame = _step_frame(prompt, ids, past, now)
-        frame.repeated, before = max(before - past, 0), past + now
-        first = past <= prefix.length
-        over = _over(ids, torch.zeros_like(ended) if first else ended, _ends(run), width - past)
-        frame.mask, ended = frame.mask & ~over, over[:, -1]
+class _Announcer:
+    """Tell the registry before each pass of one ``generate()`` what is in it."""
+
+    def __init__(
+        self, run: Run, encoded: Encoded, rows: list[int], batch: Batch, prefix: Prefix
+    ) -> None:
+        self._run = run
+        self._prompt = frame_of(run, encoded, rows, batch)
+        self._width = batch.ids.shape[1]
+        self._prefix = prefix.length
+        self._ended = torch.zeros(len(rows), dtype=torch.bool, device=run.view.device)
+        self._before = 0
+
+    def __call__(self, ids: Tensor | None, past: int, now: int) -> Frame:
+        stats = self._run.stats
+        stats.tokens_computed += now * len(self._ended)
+        stats.forwards += 1
+        stats.blocks_run += self._run.view.layout.n_layers
+        frame = _step_frame(self._prompt, ids, past, now)
+        frame.repeated, self._before = max(self._before - past, 0), past + now
+        first = past <= self._prefix
+        ended = torch.zeros_like(self._ended) if first else self._ended
+        over = _over(ids, ended, _ends(self._run), self._width - past)
+        frame.mask, self._ended = frame.mask & ~over, over[:, -1]
         return frame
 
-    view.registry.announced = describe
-    try:
-        # transformers mixes generate() into each model class, not into PreTrainedModel.
-        full = view.hf.generate(  # pyright: ignore[reportCallIssue]
-            input_ids=batch.ids.to(device),
-            attention_mask=batch.mask.to(device),
-            past_key_values=None if prefix.cache is None else expand_cache(prefix.cache, len(rows)),
-            generation_config=_config(run, max_new_tokens, use_cache),
-        )
-    finally:
-        view.registry.finish()
-    return [_until_end(row.tolist(), _ends(run)) for row in full[:, width:].cpu()]
+
+def _may_leave_early(run: Run) -> bool:
+    return run.options.pack and all(
+        getattr(context, "lets_rows_go", False) for context in run.view.registry.contexts
+    )
 
 
 def _padded(run: Run, encoded: Encoded, rows: list[int], prefix: int) -> Batch:
@@ -144,6 +180,7 @@ def _config(run: Run, max_new_tokens: int, use_cache: bool) -> GenerationConfig:
         num_beams=1,
         use_cache=use_cache,
         pad_token_id=_pad(run),
+        return_dict_in_generate=True,
         eos_token_id=_ends(run) or None,
     )
 

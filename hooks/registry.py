@@ -116,6 +116,9 @@ class Registry:
             kept.append(body.register_forward_hook(self._on_body_out))
             kept.append(self._hf.register_forward_pre_hook(self._on_whole_in))
             kept.append(self._hf.register_forward_hook(self._on_whole_out, always_call=True))
+            head = self._hf.get_output_embeddings()
+            if head is not None:
+                kept.append(head.register_forward_pre_hook(_in_one_piece))
             if self.float32_stream:
                 kept.extend(attach_stream(self._layout, self._hf.dtype))
         elif not self._contexts:
@@ -264,3 +267,14 @@ class Registry:
         if frame is not None:
             for context in self._contexts:
                 context.end_pass(frame)
+
+
+def _in_one_piece(module: nn.Module, args: tuple[object, ...]) -> tuple[object, ...] | None:
+    """Gather the states of the last position before the head reads them.
+
+    They come as a slice with gaps; torch then copies the whole unembedding once for each row.
+    """
+    del module
+    if not args or not isinstance(args[0], Tensor) or args[0].is_contiguous():
+        return None
+    return (args[0].contiguous(), *args[1:])

@@ -114,6 +114,14 @@ class Run:
             for action in self._captures
         )
 
+    @property
+    def lets_rows_go(self) -> bool:
+        """True when a row whose answer has ended may leave the batch while others go on.
+
+        Captures, gates and edits with an entry for each row hold what belongs to the batch.
+        """
+        return self.shares_prefix and not self._captures
+
     def start_pass(self, frame: Frame) -> None:
         """Forget what an unfinished pass left behind."""
         del frame

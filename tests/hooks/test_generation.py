@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import GenerationConfig, TextStreamer
 
 import hooks
-from hooks import Ablate, Add, Capture, Gate, Scale, Threshold
+from hooks import Ablate, Add, Capture, Gate, Scale, Threshold, generation
 from hooks.errors import ContextError, PositionError, SiteError
 from tests.hooks.common import MID, PROMPTS, capture, ids_of, logits, model, vector
 from tests.tiny import make_hf, make_tokenizer
@@ -221,6 +221,39 @@ def test_what_follows_an_end_token_is_neither_returned_nor_captured() -> None:
     got = rows[MID]
     assert [len(part) for part in got] == counts
     assert len(set(counts)) > 1
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, NEW])
+def test_rows_that_have_ended_leave_the_batch_and_nothing_else_changes(
+    stride: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used, encoded, free = _ending_early()
+    end = used.hf.generation_config.eos_token_id
+    want = [row[: row.index(end)] if end in row else row for row in free]
+    monkeypatch.setattr(generation, "_STRIDE", stride)
+    computed = []
+    for pack in (True, False):
+        with used.hooks(options=hooks.EngineOptions(pack=pack, prefix=False)) as run:
+            assert run.generate_ids(encoded, max_new_tokens=NEW) == want
+        computed.append(run.stats.tokens_computed)
+    assert (computed[0] < computed[1]) == (stride < NEW)
+
+
+@pytest.mark.parametrize("steps", ["prompt", "generated", "both"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_looking_for_ended_answers_changes_no_steered_token(
+    family: str, steps: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded = ids_of([5, 14, 9, 7, 11])
+    edits: list[object] = [Add(V, MID, steps=steps)]
+    whole = _greedy(family, edits, encoded)
+    # An end token that half of the rows write somewhere.
+    end = sorted(row[len(row) // 2] for row in whole)[2]
+    config = model(family).hf.generation_config
+    monkeypatch.setattr(config, "eos_token_id", end)
+    monkeypatch.setattr(generation, "_STRIDE", 2)
+    want = [row[: row.index(end)] if end in row else row for row in whole]
+    assert _greedy(family, edits, encoded) == want
 
 
 @pytest.mark.parametrize("use_cache", [True, False])
