@@ -54,6 +54,7 @@ class _Job:
     way: Way
     mismatch: tuple[str, ...]
     notes: tuple[str, ...]
+    own_judge: bool
 
 
 def run(
@@ -104,7 +105,19 @@ def run(
     way = Way(chosen.mode, chosen.alpha)
     picker = choosing.Picker(used, bench.tokens, developed, way)
     target, block = choosing.target(opened, names, chosen, picker)
-    job = _Job(opened, names, chosen, bench, developed, target, block, way, mismatch, notes)
+    job = _Job(
+        artifact=opened,
+        names=names,
+        options=chosen,
+        bench=bench,
+        development=developed,
+        target=target,
+        block=block,
+        way=way,
+        mismatch=mismatch,
+        notes=notes,
+        own_judge=judge is not None,
+    )
     return _measured(job, picker, journal, start)
 
 
@@ -222,7 +235,7 @@ def _about(job: _Job) -> About:
         development_digest=job.development.digest,
         tokens=bench.tokens.texts,
         judge=bench.judge.name,
-        judge_warning=warning(bench.judge.name),
+        judge_warning=None if job.own_judge else warning(options.judge),
         options=own,
         created=timestamp(),
         version=tool().version,

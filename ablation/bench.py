@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ablation.material import texts_of
+from ablation.material import evenly, texts_of
 from ablation.options import Common
 from artifacts.errors import InputError
 from evaluation.errors import JudgeError
@@ -18,6 +18,8 @@ from hooks import Model
 
 TEXTS = 16
 """Neutral texts for the perplexity."""
+TOKENS = 64
+"""Development prompts of each class behind the refusal tokens."""
 DIVERGENCE = 16
 """Harmless requests for the divergence."""
 
@@ -56,8 +58,9 @@ def bench_of(
         InputError: no token separates the classes, so the model does not refuse.
     """
     try:
+        known = evenly(developed, TOKENS)
         tokens = find_refusal_tokens(
-            model, developed.select(label="harmful"), developed.select(label="harmless")
+            model, known.select(label="harmful"), known.select(label="harmless")
         )
     except JudgeError as error:
         raise InputError(

@@ -79,21 +79,22 @@ def test_prompts(
     Raises:
         InputError: a class has fewer than 8 prompts.
     """
-    notes: tuple[str, ...] = ()
     fitted = {data.digest for data in artifact.manifest.data if data.role == "fit"}
+    known = False
     if given is not None:
         prompts = given
     elif options.prompts != "auto":
         prompts = load_set(options.prompts)
     else:
         own = split(shipped("test"), seed=artifact.manifest.seed)
-        prompts = own.test if own.fit.digest in fitted else shipped("test")
+        known = own.fit.digest in fitted
+        prompts = own.test if known else shipped("test")
     if prompts.digest in fitted:
         raise InputError(
             f"{prompts.name}: the artifact was fitted on these prompts; give others with --prompts"
         )
-    if given is not None or options.prompts != "auto":
-        notes = ("that no prompt was also fitted on cannot be told from the artifact's digests",)
+    unsure = "that no prompt was also fitted on cannot be told from the artifact's digests"
+    notes = () if known else (unsure,)
     return evenly(_both(prompts, "--prompts"), options.limit), notes
 
 
