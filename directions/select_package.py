@@ -104,10 +104,14 @@ def _scores(found: Found) -> Mapping[str, Float32[Tensor, "block position"]]:
 
 def _data(found: Found) -> tuple[DataInfo, ...]:
     # Validation prompts chose the direction, so they count as fitted on.
-    sets = ((found.fit, "fit"), (found.validation, "fit"), (found.test, "test"))
-    return tuple(
-        DataInfo(source=data.source, digest=data.digest, n=data.counts, role=role)
-        for data, role in sets
+    fitted = tuple(
+        DataInfo(source=data.source, digest=data.digest, n=data.counts, role="fit")
+        for data in (found.fit, found.validation)
+    )
+    test = found.test
+    return (
+        *fitted,
+        DataInfo(source=test.source, digest=test.digest, n=test.counts, role="test"),
     )
 
 

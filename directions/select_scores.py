@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -28,7 +28,7 @@ class Clean:
 
     logits: Float[Tensor, "prompt vocab"]
     """At the last position."""
-    states: dict[int, Sequence[Float[Tensor, "_ d"]]]
+    states: Mapping[int, Sequence[Float[Tensor, "_ d"]]]
     """By block: the states behind it, every token of each prompt."""
 
 
