@@ -16,13 +16,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from steering.adding import additive, ambient_norms
     from steering.errors import PolicyError
+    from steering.fitting import Fitted, fit_policy
+    from steering.frontier import Frontier, measure_frontier
     from steering.laws import Logistic, Step
+    from steering.options import FitOptions
     from steering.policy import Policy, Reading, Term
     from steering.serve import Steered, answer, coefficients, steer
     from steering.store import load, save
     from steering.transition import Transition
 
 _HOMES = {
+    "FitOptions": "options",
+    "Fitted": "fitting",
+    "Frontier": "frontier",
     "Logistic": "laws",
     "Policy": "policy",
     "PolicyError": "errors",
@@ -35,12 +41,17 @@ _HOMES = {
     "ambient_norms": "adding",
     "answer": "serve",
     "coefficients": "serve",
+    "fit_policy": "fitting",
     "load": "store",
+    "measure_frontier": "frontier",
     "save": "store",
     "steer": "serve",
 }
 
 __all__ = [
+    "FitOptions",
+    "Fitted",
+    "Frontier",
     "Logistic",
     "Policy",
     "PolicyError",
@@ -53,7 +64,9 @@ __all__ = [
     "ambient_norms",
     "answer",
     "coefficients",
+    "fit_policy",
     "load",
+    "measure_frontier",
     "save",
     "steer",
 ]

@@ -10,10 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from artifacts.artifact import Artifact
-from artifacts.errors import InputError
 from hooks import Capture, Encoded, Model, Rows
-from hooks.interventions import unit
 from hooks.positions import PositionName, StepRule
 from steering.errors import PolicyError
 from steering.policy import SITE, Policy, Term
@@ -96,40 +93,3 @@ def ambient_norms(
         run.forward(encoded)
     norms = states.stack().double().norm(dim=-1).mean(dim=-1)
     return dict(zip(sorted(blocks), norms.tolist(), strict=True))
-
-
-def from_directions(
-    artifact: Artifact, name: str, blocks: Sequence[int]
-) -> tuple[dict[int, Float[Tensor, "d"]], dict[int, float] | None]:
-    """Take vectors, and ambient norms where there are some, from a file of ``directions.extract``.
-
-    Raises:
-        InputError: no such direction or block, or one that was not read from the stream.
-    """
-    rows = artifact.direction(name)
-    info = artifact.manifest.directions[name]
-    if info.site != SITE:
-        raise PolicyError(f"direction {name} is of site {info.site}; steering adds at {SITE}")
-    for block in blocks:
-        if block not in info.blocks:
-            listed = f"{info.blocks[0]} to {info.blocks[-1]}"
-            raise InputError(f"direction {name} has no block {block}; it has {listed}")
-    vectors = {block: rows[info.blocks.index(block)] for block in blocks}
-    shared = artifact.manifest.method.get("blocks")
-    norms = artifact.tensors.get("ambient_norm")
-    if norms is None or not isinstance(shared, tuple) or len(shared) != len(norms):
-        return vectors, None
-    known = dict(zip(shared, norms.tolist(), strict=True))
-    return vectors, {block: known[block] for block in blocks if block in known}
-
-
-def unit_rows(rows: Float[Tensor, "block d"]) -> Float[Tensor, "block d"]:
-    """Return every row at norm 1.
-
-    Raises:
-        PolicyError: a row of norm zero.
-    """
-    if not rows.norm(dim=-1).all():
-        block = int((rows.norm(dim=-1) == 0).nonzero()[0])
-        raise PolicyError(f"row {block} has norm zero; leave that block out")
-    return unit(rows, "direction")

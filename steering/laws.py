@@ -25,7 +25,7 @@ class Logistic:
 
     weight: float
     bias: float
-    floor: float = 0.05
+    floor: float = 0.1
 
     def __post_init__(self) -> None:
         """Refuse numbers that are not finite and a floor outside [0, 1)."""

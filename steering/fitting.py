@@ -1,0 +1,148 @@
+"""Fit a policy: labels, directions, gate, coefficients, strength, check.
+
+    fitted = steering.fit_policy(hooks.load("reference:aligned"))
+    steering.save(fitted.policy, "policy.safetensors")
+
+Requests are dealt into thirds. Directions come from the first, the gate's coefficients and the
+strength from the second, and the third checks the result, so that no prompt does two jobs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from artifacts.manifest import DataInfo
+from evaluation.catalogue import shipped
+from evaluation.judges.tokens import RefusalTokens, find_refusal_tokens
+from evaluation.prompts import PromptSet
+from hooks import Model
+from steering.behaviour import Behaviour, observe, require_classes
+from steering.designs import Design, Material, design_of
+from steering.guard import Verdict, benign_rows, check, require
+from steering.measuring import paths
+from steering.options import FitOptions
+from steering.policy import Policy
+from steering.sweep import Point, as_table, choose, sweep
+
+_TOKEN_PROMPTS = 48
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A policy that passed its check, and how it came about."""
+
+    policy: Policy
+    verdict: Verdict
+    classes: Mapping[str, int]
+    """Fit prompts by class: refused harmful, complied harmful, complied harmless."""
+    points: tuple[Point, ...]
+    """The safe range, strength by strength."""
+    chosen: Point
+    tokens: RefusalTokens = field(repr=False)
+    seconds: float
+    notes: tuple[str, ...]
+
+
+def default_prompts(limit: int) -> PromptSet:
+    """Give development requests: harmful, ordinary harmless, and harmless that look risky."""
+    plain = shipped("development")
+    risky = shipped("development-borderline").prompts[: limit // 3]
+    ordinary = plain.harmless[: limit - len(risky)]
+    rows = (*plain.harmful[:limit], *ordinary, *risky)
+    return replace(plain, prompts=rows, name="development, with borderline")
+
+
+def fit_policy(
+    model: Model,
+    prompts: PromptSet | None = None,
+    *,
+    options: FitOptions | None = None,
+    force: bool = False,
+    progress: bool = False,
+) -> Fitted:
+    """Fit a policy to a model's own behaviour.
+
+    Args:
+        model: the model to steer.
+        prompts: harmful and harmless requests; by default theodolite's development sets. Test on
+            others.
+        options: how.
+        force: keep a policy that fails its check; its notes then say why it failed.
+        progress: bars on stderr.
+
+    Raises:
+        PolicyError: a class of behaviour is missing, options that do not fit the model.
+        NotBeaten: no strength is safe and helps, or the policy fails its check.
+        JudgeError: no token tells the classes apart.
+    """
+    options, start = options or FitOptions(), time.perf_counter()
+    asked = (prompts or default_prompts(options.limit)).select(limit=options.limit)
+    tokens = refusal_tokens(model, asked)
+    found = observe(
+        model,
+        asked,
+        options.forms,
+        tokens,
+        judge=options.judge,
+        seed=options.seed,
+        progress=progress,
+    )
+    masks = require_classes(found.part(0), model.spec)
+    design = design_of(model, Material(found.part(0), found.part(1), masks), options)
+    points, chosen = _strength(model, design, found.part(1), tokens, options)
+    policy = design.make(chosen.strength)
+    verdict = check(model, policy, found.part(2), tokens, options, seed=options.seed)
+    notes = (*design.notes, *require(verdict, force=force))
+    whole = _documented(policy, design, verdict, points, chosen, asked, options, notes)
+    counts = {name: int(mask.sum()) for name, mask in masks.items()}
+    seconds = time.perf_counter() - start
+    return Fitted(whole, verdict, counts, points, chosen, tokens, seconds, notes)
+
+
+def refusal_tokens(model: Model, asked: PromptSet) -> RefusalTokens:
+    """Find the model's refusal tokens on some of the requests, as they are."""
+    few = asked.select(limit=_TOKEN_PROMPTS)
+    return find_refusal_tokens(model, few.select(label="harmful"), few.select(label="harmless"))
+
+
+def _strength(
+    model: Model, design: Design, found: Behaviour, tokens: RefusalTokens, options: FitOptions
+) -> tuple[tuple[Point, ...], Point]:
+    rows = benign_rows(found, found.margins > 0)
+    answers = paths(model, found.select(rows).encoded, new_tokens=options.answer_tokens)
+    points = sweep(model, design.make, found, answers, tokens, options)
+    before = float(np.mean(found.margins[found.harmful] > 0))
+    return points, choose(points, before=before, what=options.method)
+
+
+def _documented(
+    policy: Policy,
+    design: Design,
+    verdict: Verdict,
+    points: tuple[Point, ...],
+    chosen: Point,
+    asked: PromptSet,
+    options: FitOptions,
+    notes: tuple[str, ...],
+) -> Policy:
+    counts = asked.counts
+    share = {label: n // 3 for label, n in counts.items()}
+    fit = {label: n - share[label] for label, n in counts.items()}
+    facts = {
+        **options.record(),
+        **design.facts,
+        **verdict.facts(),
+        "strength": chosen.strength,
+        "safe_strength": max(point.strength for point in points if point.safe),
+        "split": "thirds of the requests, by seed",
+    }
+    data = (
+        DataInfo(source=asked.source, digest=asked.digest, n=fit, role="fit"),
+        DataInfo(source=asked.source, digest=asked.digest, n=share, role="test"),
+    )
+    tables = {**design.tables, "range": as_table(points)}
+    return replace(policy, facts=facts, tables=tables, data=data, notes=notes)

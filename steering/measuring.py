@@ -1,0 +1,174 @@
+"""What a policy does to first tokens and to benign answers, without writing an answer.
+
+    KL = mean over prompts of mean_t KL(p_t || q_t),  ratio = exp(mean_t (log p_t - log q_t)(y_t))
+
+with p the unsteered and q the steered model, on the unsteered model's own greedy answers y. Rows
+that a policy leaves alone bit for bit cost nothing and are not read again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from evaluation.divergence import kl
+from evaluation.intervals import Interval, mean_interval
+from evaluation.judges.margin import margins
+from evaluation.judges.tokens import RefusalTokens
+from evaluation.perplexity import Perplexity, PerplexityRatio, token_losses
+from hooks import Encoded, EngineOptions, Model
+from hooks.engine import plan_batches
+from hooks.kv import KVState
+from steering.decoding import continue_greedily
+from steering.policy import Policy
+from steering.serve import coefficients, scans_context, start_scans
+
+_ROWS = 8
+
+
+def touched(model: Model, policy: Policy, encoded: Encoded) -> Bool[np.ndarray, "row"]:
+    """Say which rows the policy changes at all: those with a share other than exactly 0."""
+    if policy.transition is not None or any(term.gate is None for term in policy.terms):
+        return np.full(len(encoded), any(bool(term.vectors.any()) for term in policy.terms))
+    shares = coefficients(model, policy, encoded)
+    found = np.zeros(len(encoded), dtype=bool)
+    for term in policy.terms:
+        if term.vectors.any():
+            found |= shares[term.name].numpy() != 0
+    return found
+
+
+@contextmanager
+def started(model: Model, policy: Policy | None, encoded: Encoded) -> Iterator[KVState]:
+    """Read a small batch of prompts under a policy (None: unsteered); continue inside the block.
+
+    The policy must take a single pass.
+    """
+    if policy is not None and policy.transition is not None:
+        with scans_context(model, policy) as (run, branch):
+            yield start_scans(run, branch, policy, encoded)
+        return
+    with model.hooks(edits=() if policy is None else policy.edits()) as run:
+        yield run.prefill(encoded)
+
+
+def batches(model: Model, encoded: Encoded, *, new: int, rows: int) -> list[list[int]]:
+    """Cut prompts into batches of like length."""
+    return plan_batches(
+        [length + new for length in encoded.lengths],
+        budget=EngineOptions().budget(model.device),
+        max_rows=rows,
+        sort=True,
+    )
+
+
+def first_margins(
+    model: Model, policy: Policy | None, encoded: Encoded, tokens: RefusalTokens
+) -> Float[np.ndarray, "row"]:
+    """Return the refusal margin of every prompt's first token under a policy.
+
+    margin = log P(refusal tokens) - log(1 - P(refusal tokens))
+    """
+    if policy is None or policy.transition is None:
+        with model.hooks(edits=() if policy is None else policy.edits()) as run:
+            return margins(model, encoded, tokens, run=run).numpy()
+    inside = torch.tensor(tokens.ids)
+    found = np.zeros(len(encoded))
+    for rows in batches(model, encoded, new=len(policy.transition.opener), rows=32):
+        with started(model, policy, encoded.select(rows)) as state:
+            logits = state.logits.double()
+        rest = logits.index_fill(-1, inside, -torch.inf)
+        found[rows] = (logits[:, inside].logsumexp(-1) - rest.logsumexp(-1)).numpy()
+    return found
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Greedy answers of the unsteered model to benign prompts, and what it made of them."""
+
+    encoded: Encoded = field(repr=False)
+    ids: tuple[tuple[int, ...], ...] = field(repr=False)
+    """Answers; those that are empty are left out of every measure."""
+
+
+def paths(model: Model, encoded: Encoded, *, new_tokens: int) -> Paths:
+    """Let the unsteered model answer benign prompts."""
+    found: dict[int, list[int]] = {}
+    for rows in batches(model, encoded, new=new_tokens, rows=32):
+        with started(model, None, encoded.select(rows)) as state:
+            found.update(zip(rows, continue_greedily(model, state, new_tokens), strict=True))
+    spoken = [row for row in range(len(encoded)) if found[row]]
+    return Paths(encoded.select(spoken), tuple(tuple(found[row]) for row in spoken))
+
+
+@dataclass(frozen=True)
+class Utility:
+    """The cost of a policy on benign answers of the unsteered model."""
+
+    divergence: Interval
+    """Mean KL from the unsteered model, nats a token."""
+    perplexity: PerplexityRatio
+    """Steered over unsteered, on the unsteered model's answers."""
+    touched: int
+    """Prompts that the policy changed at all."""
+
+    def within(self, max_kl: float, max_perplexity: float) -> bool:
+        """Say whether both costs are at most these."""
+        return self.divergence.value <= max_kl and self.perplexity.value <= max_perplexity
+
+
+def utility(model: Model, policy: Policy, answers: Paths, *, seed: int = 0) -> Utility:
+    """Measure what a policy costs on benign answers.
+
+    Greedy answers are those that the unsteered model finds most likely, so their perplexity
+    overstates what steering costs; it does not say whether a steered answer is worse.
+
+    Raises:
+        JudgeError: fewer than two answers.
+    """
+    n = len(answers.encoded)
+    hit = touched(model, policy, answers.encoded)
+    apart = np.zeros(n)
+    losses = np.zeros((2, n))
+    # Rows that are left alone cost nothing; their own loss still counts in the ratio.
+    for rows in batches(model, answers.encoded, new=max(map(len, answers.ids)), rows=_ROWS):
+        part, ids = answers.encoded.select(rows), [answers.ids[row] for row in rows]
+        clean = _logits(model, None, part, ids)
+        changed = _logits(model, policy, part, ids) if hit[rows].any() else clean
+        for place, row in enumerate(rows):
+            apart[row] = float(kl(clean[place], changed[place]).mean()) if hit[row] else 0.0
+            losses[0, row] = _loss(clean[place], ids[place])
+            losses[1, row] = _loss(changed[place], ids[place]) if hit[row] else losses[0, row]
+    lengths = [len(row) for row in answers.ids]
+    before, after = (Perplexity.of(row.tolist(), lengths, seed=seed) for row in losses)
+    return Utility(
+        mean_interval(apart.tolist(), seed=seed),
+        PerplexityRatio.of(after, before, seed=seed),
+        int(hit.sum()),
+    )
+
+
+def _logits(
+    model: Model, policy: Policy | None, part: Encoded, ids: Sequence[Sequence[int]]
+) -> list[Float[Tensor, "token vocab"]]:
+    """Return the logits that predict each token of each answer, answers read in one pass."""
+    longest = max(len(row) for row in ids)
+    # What stands behind the end of a shorter answer is read by nobody.
+    wide = torch.tensor([[*row, *([0] * (longest - len(row)))] for row in ids])
+    with started(model, policy, part) as state:
+        first = state.logits[:, None]
+        whole = torch.cat([first, state.score(wide[:, :-1])], dim=1) if longest > 1 else first
+    return [whole[place, : len(row)] for place, row in enumerate(ids)]
+
+
+def _loss(logits: Float[Tensor, "token vocab"], ids: Sequence[int]) -> float:
+    """Return the sum of negative log-likelihoods of an answer, in nats."""
+    # token_losses predicts every id but the first from the logits before it.
+    padded = torch.cat([logits, logits[-1:]])
+    return float(token_losses(padded, torch.tensor([0, *ids])).double().sum())

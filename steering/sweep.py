@@ -1,0 +1,109 @@
+"""The safe range of a policy: how strong it may be before benign answers pay for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from artifacts.errors import NotBeaten
+from evaluation.judges.tokens import RefusalTokens
+from hooks import Model
+from steering.behaviour import Behaviour
+from steering.guard import refused_share
+from steering.measuring import Paths, first_margins, touched, utility
+from steering.options import FitOptions
+from steering.policy import Policy
+
+_ENOUGH = 0.02
+
+
+@dataclass(frozen=True)
+class Point:
+    """One strength: what it does, and what it costs."""
+
+    strength: float
+    harmful_refused: float
+    """Share of harmful prompts whose first token refuses."""
+    benign_refused: float
+    kl: float
+    """Mean divergence on benign answers, nats a token."""
+    perplexity: float
+    """Ratio, steered over unsteered, on benign answers."""
+    safe: bool
+    """Both costs are within their limits."""
+
+
+def margins_under(
+    model: Model, policy: Policy, found: Behaviour, tokens: RefusalTokens
+) -> Float[np.ndarray, "row"]:
+    """Return the margins of all rows; only rows that the policy changes are read again."""
+    after = found.margins.copy()
+    rows = np.flatnonzero(touched(model, policy, found.encoded))
+    if len(rows):
+        part = found.encoded.select(rows.tolist())
+        after[rows] = first_margins(model, policy, part, tokens)
+    return after
+
+
+def sweep(
+    model: Model,
+    make: Callable[[float], Policy],
+    found: Behaviour,
+    answers: Paths,
+    tokens: RefusalTokens,
+    options: FitOptions,
+) -> tuple[Point, ...]:
+    """Measure strengths from the weakest on, up to the first that is not safe.
+
+    The range is safe up to a strength if every weaker one that was tried is safe, too.
+    """
+    points: list[Point] = []
+    for strength in options.strengths:
+        policy = make(strength)
+        after = margins_under(model, policy, found, tokens)
+        cost = utility(model, policy, answers, seed=options.seed)
+        points.append(
+            Point(
+                strength,
+                refused_share(after, found.harmful),
+                refused_share(after, ~found.harmful),
+                cost.divergence.value,
+                cost.perplexity.value,
+                cost.within(options.max_kl, options.max_perplexity),
+            )
+        )
+        if not points[-1].safe:
+            break
+    return tuple(points)
+
+
+def choose(points: Sequence[Point], *, before: float, what: str) -> Point:
+    """Choose the weakest safe strength that refuses about as much as any safe one.
+
+    Raises:
+        NotBeaten: no strength is safe, or none refuses more than the unsteered model.
+    """
+    safe = [point for point in points if point.safe]
+    if not safe:
+        first = points[0]
+        raise NotBeaten(
+            f"{what}: strength {first.strength} already costs KL {first.kl:.3f} and perplexity "
+            f"x{first.perplexity:.3f} on benign answers; try weaker --strengths or a higher limit"
+        )
+    best = max(point.harmful_refused for point in safe)
+    if best <= before:
+        raise NotBeaten(
+            f"{what}: no safe strength refuses more harmful prompts than the {before:.1%} of the "
+            "unsteered model; try other --blocks or another --gate-block"
+        )
+    return next(point for point in safe if point.harmful_refused >= best - _ENOUGH)
+
+
+def as_table(points: Sequence[Point]) -> Float[Tensor, "row column"]:
+    """Return strength, both refused shares, KL, perplexity ratio and safe (0 or 1) by row."""
+    return torch.tensor([[float(value) for value in vars(point).values()] for point in points])
