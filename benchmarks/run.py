@@ -9,7 +9,9 @@ from typing import Literal
 
 from artifacts.command import emit_line, main
 
-Part = Literal["extraction", "overhead", "generation", "memory", "selection", "localization"]
+Part = Literal[
+    "extraction", "overhead", "generation", "memory", "selection", "localization", "steering"
+]
 DTYPES = ("float32", "bfloat16")
 
 
@@ -28,6 +30,7 @@ class Bench:
         "memory",
         "selection",
         "localization",
+        "steering",
     )
     """What to measure."""
     rounds: int = 5
@@ -118,6 +121,13 @@ class Bench:
                 for dtype in DTYPES
             }
         }
+
+    def _steering(self) -> dict[str, object]:
+        from benchmarks import steering
+        from evaluation.catalogue import shipped
+
+        asked = [prompt.prompt for prompt in shipped("test").harmless][: self.answers]
+        return {"steering": steering.measure(asked, dtype="bfloat16", rounds=self.rounds)}
 
 
 if __name__ == "__main__":
