@@ -31,7 +31,7 @@ def made() -> Artifact:
 
 
 def test_the_matrix_draws_the_stored_scores(made: Artifact) -> None:
-    figure = figures.cross_source(made, "lda")
+    figure = figures.cross_source(made, "lda", 1)
     (heat,) = figure.data
     assert list(heat.x) == ["s0", "s1", "s2"]
     assert heat.z[0][1] == pytest.approx(float(made.tensors["score/lda/s0/s1"][1]))
