@@ -228,13 +228,31 @@ def test_the_command_writes_the_page_and_says_so(
     assert main(Build, [str(file), "--out", str(out), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["out"] == str(out)
-    assert printed["digest"] == digest
+    assert printed["digests"] == [digest]
     assert printed["figures"] == list(KEYS)
     assert printed["finding"] in Tags(out.read_text(encoding="utf-8")).text
     assert main(Build, [str(file), "--out", str(out)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == printed["finding"]
     assert lines[-1] == f"next: open {out} in a browser"
+
+
+def test_several_artifacts_make_one_page_with_a_chapter_each(artifact: Artifact) -> None:
+    noise = planted.planted(signal=False)
+    both, first, second = reports.report(artifact, noise), *map(reports.report, (artifact, noise))
+    assert both.shown == first.shown + second.shown
+    text = Tags(both.html).text
+    assert first.finding in text
+    assert second.finding in text
+    ids = [f"part-{n}-figure-{key}" for n in (1, 2) for key in KEYS]
+    assert all(both.html.count(f'id="{name}"') == 1 for name in ids)
+    assert '<a href="#part-2">' in both.html
+    assert "#part-" not in first.html  # a single artifact needs no list of chapters
+
+
+def test_no_artifact_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(Build, []) == 2
+    assert "no artifact was named" in capsys.readouterr().err
 
 
 def test_the_command_refuses_what_is_not_an_artifact(
