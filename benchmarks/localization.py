@@ -11,7 +11,8 @@ import torch
 
 import hooks
 from directions.contributions import Readout, readouts
-from directions.origin import ENGINE, Plan, measure
+from directions.origin import Plan, measure
+from directions.overwrite import ENGINE
 from probes.controls import random_units
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from directions.contributions import LinearNorm, post_norm
-from directions.origin import ENGINE, PaddedStates
+from directions.overwrite import ENGINE, PaddedStates
 from hooks import Capture, Encoded, Intervention, Model, output_weights
 from hooks.errors import EditError
 

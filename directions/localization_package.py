@@ -76,8 +76,10 @@ def tables(scalars: Scalars, resamples: Resamples, *, alpha: float, seed: int) -
     """
     _, blocks, heads = scalars.heads["total"].shape
     floor = _ROUNDING * np.concatenate([np.repeat(scalars.stream, heads), scalars.stream])
-    parts = {part: _flat(scalars.heads[part], scalars.mlps[part]) for part in PARTS}
-    parts = {part: np.where(np.abs(d) > floor, d, 0.0) for part, d in parts.items()}
+    parts: dict[Part, Float64[np.ndarray, "n m"]] = {}
+    for part in PARTS:
+        change = _flat(scalars.heads[part], scalars.mlps[part])
+        parts[part] = np.where(np.abs(change) > floor, change, 0.0)
     tested = assess(parts, resamples, alpha=alpha, seed=seed)
     unit = unit_of(parts["total"], resamples)
     tensors: dict[str, Tensor] = {}

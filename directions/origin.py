@@ -10,14 +10,12 @@ reads exactly what it reads in the base. Only scalars are kept: one for each pro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
-from einops import rearrange
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float64
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -32,84 +30,15 @@ from directions.contributions import (
     readouts,
     refusal_logit,
 )
-from hooks import Capture, Encoded, EngineOptions, Model, Rows
-from hooks.engine import plan_batches
-from hooks.errors import EditError
-from hooks.interventions import Intervention
+from directions.overwrite import ENGINE, Overwrite, PaddedStates, groups_of
+from hooks import Capture, Encoded, Intervention, Model, Rows
 
 Part = Literal["total", "origin", "echo"]
 PARTS: tuple[Part, ...] = ("total", "origin", "echo")
 Side = Literal["base", "aligned"]
 SIDES: tuple[Side, ...] = ("base", "aligned")
-HELD_BYTES = 256 * 2**20
-"""Most memory for the base's states of one group of prompts."""
-# The same batches on every side and no shared prefix: equal weights then give equal bits.
-ENGINE = EngineOptions(prefix=False)
+_Numbers = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 _GAP = {torch.float64: 1e-8, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-
-
-@dataclass(frozen=True, eq=False)
-class Overwrite(Intervention):
-    """Put given states in place of the model's own.
-
-    x' = states
-    """
-
-    states: Float[Tensor, "row token width"]
-    """By the caller's row, padded on the left; heads side by side where the site has heads."""
-    at: str
-
-    @property
-    def patterns(self) -> str:
-        """The site to edit."""
-        return self.at
-
-    def parts(self) -> dict[str, tuple[Tensor, int]]:
-        """Return the states."""
-        return {"states": (self.states, 2)}
-
-    def edit(self, x: Tensor, parts: dict[str, Tensor]) -> Tensor:
-        """Return the states of the tokens of this pass.
-
-        Raises:
-            EditError: they are those of other prompts or of another site.
-        """
-        states = parts["states"][:, -x.shape[1] :]
-        if states.numel() != x.numel():
-            raise EditError(
-                f"Overwrite at {self.at}: states of shape {tuple(states.shape)} for "
-                f"{tuple(x.shape)}"
-            )
-        if x.ndim == 4:
-            states = rearrange(states, "row token (head d) -> row token head d", head=x.shape[2])
-        return states.to(x.dtype)
-
-
-class PaddedStates:
-    """Keep the states of all tokens, [row, token, width], padded on the left with zeros."""
-
-    def __init__(self, encoded: Encoded) -> None:
-        """Start empty, for these prompts."""
-        self._lengths = torch.tensor(encoded.lengths)
-        self._kept: dict[str, Tensor] = {}
-
-    def update(
-        self,
-        site: str,
-        values: Float[Tensor, "token *feature"],
-        rows: Int[Tensor, "token"],
-        slots: Int[Tensor, "token"],
-    ) -> None:
-        """Put the states of one site in their places."""
-        flat = values.flatten(1)
-        width = int(self._lengths.max())
-        shape = (len(self._lengths), width, flat.shape[1])
-        grid = self._kept.setdefault(site, torch.zeros(shape, dtype=flat.dtype))
-        grid[rows, width - self._lengths[rows] + slots] = flat
-
-    def __getitem__(self, site: str) -> Float[Tensor, "row token width"]:
-        """Return the states of one site."""
-        return self._kept[site]
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,12 +110,6 @@ def measure(
             kept.put(rows, seen, after, swapped)
             bar.update(len(rows))
     return kept.result(max(_GAP.get(model.dtype, 5e-2) for model in (base, aligned)))
-
-
-def groups_of(encoded: Encoded, bytes_per_token: int) -> Iterator[list[int]]:
-    """Cut prompts into groups whose states fit into memory, those of like length together."""
-    budget = max(1, HELD_BYTES // bytes_per_token)
-    yield from plan_batches(encoded.lengths, budget=budget, max_rows=64, sort=True)
 
 
 def _pass(
@@ -279,14 +202,14 @@ class _Kept:
 
     def __init__(self, n: int, n_layers: int, n_heads: int, plan: Plan) -> None:
         heads, mlps, k = (n, n_layers, n_heads), (n, n_layers), len(plan.random)
-        self.heads = {part: np.zeros(heads) for part in PARTS}
-        self.mlps = {part: np.zeros(mlps) for part in PARTS}
+        self.heads: dict[Part, _Numbers] = {part: np.zeros(heads) for part in PARTS}
+        self.mlps: dict[Part, _Numbers] = {part: np.zeros(mlps) for part in PARTS}
         self.bias, self.rescaling = np.zeros(mlps), np.zeros(mlps)
-        self.direct_heads = {side: np.zeros(heads) for side in SIDES}
-        self.direct_mlps = {side: np.zeros(mlps) for side in SIDES}
-        sides = SIDES if plan.refusal is not None else ()
-        self.logit_heads = {side: np.zeros(heads) for side in sides}
-        self.logit_mlps = {side: np.zeros(mlps) for side in sides}
+        self.direct_heads: dict[Side, _Numbers] = {side: np.zeros(heads) for side in SIDES}
+        self.direct_mlps: dict[Side, _Numbers] = {side: np.zeros(mlps) for side in SIDES}
+        sides: tuple[Side, ...] = SIDES if plan.refusal is not None else ()
+        self.logit_heads: dict[Side, _Numbers] = {side: np.zeros(heads) for side in sides}
+        self.logit_mlps: dict[Side, _Numbers] = {side: np.zeros(mlps) for side in sides}
         self.random_heads = np.zeros((n_layers, n_heads, k))
         self.random_mlps = np.zeros((n_layers, k))
         self.stream = np.zeros(n_layers)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from artifacts.errors import InputError
 from directions.head_swap import Swaps
-from directions.origin import ENGINE, groups_of
+from directions.overwrite import ENGINE, groups_of
 from evaluation.intervals import Interval, mean_interval
 from evaluation.judges.margin import margins
 from hooks import Capture, Encoded, Intervention, Model, Rows

@@ -23,7 +23,7 @@ from probes.multiple import benjamini_hochberg, least_pairs, repeats_for, sign_f
 from probes.seeds import generator
 
 LEVEL = 0.95
-_Part = TypeVar("_Part", bound=str)
+_Part = TypeVar("_Part")
 
 
 @dataclass(frozen=True, eq=False)

@@ -92,13 +92,13 @@ def layer_curves(artifact: Artifact) -> go.Figure:
         MissingPart: if the artifact is no signature.
     """
     figure = go.Figure()
+    blocks = range(len(_values(artifact, "score/blocks/attention")))
     for index, name in enumerate(("attention", "mlp")):
         colour = style.PALETTE[index]
         value, low, high = (
             _flat(_values(artifact, f"{family}/blocks/{name}"))
             for family in ("score", "score_low", "score_high")
         )
-        blocks = range(len(value))
         figure.add_trace(style.band(blocks, low, high, colour, opacity=0.2))
         figure.add_trace(style.line(blocks, value, name, colour))
         origin = _flat(_values(artifact, f"score/blocks/{name}-origin"))

@@ -11,7 +11,7 @@ import torch
 
 import hooks
 from artifacts.errors import InputError
-from directions import contributions, origin
+from directions import contributions, origin, overwrite
 from directions.origin import PARTS, Scalars, measure
 from directions.patching import causal_check, projection, random_sets
 from directions.significance import Resamples, assess
@@ -157,7 +157,7 @@ def test_batches_and_order_do_not_matter(family: str, monkeypatch: pytest.Monkey
     plan = planting.plan(planting.unit(4), refusal=LOGITS)
     want = measure(base, aligned, encoded, plan)
     order = [4, 0, 8, 2, 6, 1, 7, 3, 5]
-    monkeypatch.setattr(origin, "HELD_BYTES", 2 * LAYERS * WIDTH * 4 * 20)
+    monkeypatch.setattr(overwrite, "HELD_BYTES", 2 * LAYERS * WIDTH * 4 * 20)
     got = measure(base, aligned, encoded.select(order), plan)
     assert got.stats["forwards"] > want.stats["forwards"]
     for part in PARTS:
@@ -255,20 +255,20 @@ def test_directions_of_another_width_are_refused() -> None:
 def test_states_of_other_prompts_cannot_be_put_in_place() -> None:
     model, encoded = hooks.wrap(make_hf("llama"), tokenizer()), planting.prompts(3)
     site = "blocks.1.hook_resid_pre"
-    short = origin.Overwrite(torch.zeros(3, 2, WIDTH), site)
+    short = overwrite.Overwrite(torch.zeros(3, 2, WIDTH), site)
     with pytest.raises(EditError, match=r"Overwrite at blocks.1.hook_resid_pre"):
         capture(model, encoded, edits=[short])
     with pytest.raises(EditError, match="2 rows, 3 prompts"):
-        capture(model, encoded, edits=[origin.Overwrite(torch.zeros(2, 12, WIDTH), site)])
+        capture(model, encoded, edits=[overwrite.Overwrite(torch.zeros(2, 12, WIDTH), site)])
 
 
 def test_overwriting_with_a_models_own_states_changes_no_bit() -> None:
     model, encoded = hooks.wrap(make_hf("gemma2"), tokenizer()), planting.prompts(5)
-    kept = origin.PaddedStates(encoded)
+    kept = overwrite.PaddedStates(encoded)
     names = model.sites(["blocks.*.hook_resid_pre", "blocks.*.attn.hook_z"])
     with model.hooks(capture=hooks.Capture(names, at="all", into=kept)) as run:
         run.forward(encoded)
-    want = capture(model, encoded, options=origin.ENGINE).stack()
-    edits = [origin.Overwrite(kept[name], name) for name in names]
-    got = capture(model, encoded, edits=edits, options=origin.ENGINE).stack()
+    want = capture(model, encoded, options=overwrite.ENGINE).stack()
+    edits = [overwrite.Overwrite(kept[name], name) for name in names]
+    got = capture(model, encoded, edits=edits, options=overwrite.ENGINE).stack()
     assert torch.equal(got, want)
