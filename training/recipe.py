@@ -15,7 +15,7 @@ class TrainingError(InputError):
 class Recipe:
     """How the reference adapter is trained."""
 
-    steps: int = 180
+    steps: int = 320
     """Optimiser steps."""
     pairs_per_step: int = 5
     """Harmful requests with a refusal as target, each beside its harmless match."""
