@@ -10,7 +10,7 @@ from typing import Literal
 
 from artifacts.command import emit_line, main
 
-Part = Literal["judges", "answers", "capability"]
+Part = Literal["judges", "answers", "capability", "directions"]
 PLAIN = ("test", "borderline", "unsafe-twins", "development", "development-borderline")
 PREFILLS = (5, 20, 80)
 
@@ -22,14 +22,18 @@ class Results:
     Unfinished work lies in OUT/results.json.journal; the same command takes it up.
     """
 
-    only: tuple[Part, ...] = ("judges", "answers", "capability")
+    only: tuple[Part, ...] = ("judges", "answers", "capability", "directions")
     """What to measure; the rest keeps the numbers of the last run in OUT."""
     limit: int = 75
     """Requests of each class under each wrapper and prefill; plain sets are taken whole."""
     new_tokens: int = 32
     """Longest answer, in tokens."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of both models."""
+    """Of both models, for answers and capability."""
+    effect_prompts: int = 16
+    """Held-out prompts of each class for interventions on components."""
+    artifacts: Path = Path("runs/results")
+    """Folder for the artifacts behind the part on directions."""
     out: Path = Path("docs")
     """Folder for results.json and results.md."""
 
@@ -86,6 +90,11 @@ class Results:
             "tuned": [asdict(row) for row in after.rows()],
             "change": [asdict(row) for row in compare(before, after).rows()],
         }
+
+    def _directions(self) -> Mapping[str, object]:
+        from benchmarks import found_directions
+
+        return found_directions.measure(self.artifacts, effect_prompts=self.effect_prompts)
 
 
 if __name__ == "__main__":
