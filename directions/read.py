@@ -160,9 +160,9 @@ def _three(estimate: object) -> list[float]:
 
 def _print(found: Reading, path: Path, *, own: bool) -> None:
     auc, random = _three(found.separation), _three(found.separation_random)
+    emit_line(f"{found.subject.title}: AUC {_interval(auc)}, random directions {_interval(random)}")
     emit_table(
-        f"{found.subject.title}, on {len(found.prompts)} held-out prompts: AUC {_interval(auc)}, "
-        f"random directions {_interval(random)}",
+        f"{len(found.prompts)} held-out prompts, both ends",
         ("value", "highest", "value", "lowest"),
         _end_rows(found, own=own),
     )
@@ -175,7 +175,13 @@ def _print(found: Reading, path: Path, *, own: bool) -> None:
     )
     if found.masking is not None:
         _print_relevance(found, own=own)
-    emit_line(f"next: python -m directions.decompose {path} --out components.safetensors")
+    number = found.subject.component
+    emit_line(
+        f"next: python -m directions.read {path} --name {found.subject.name} --component "
+        f"{number + 1}"
+        if number is not None
+        else f"next: python -m directions.decompose {path} --out components.safetensors"
+    )
 
 
 def _end_rows(found: Reading, *, own: bool) -> list[tuple[str, ...]]:
@@ -200,9 +206,8 @@ def _print_relevance(found: Reading, *, own: bool) -> None:
         f"account closed to {found.gap:.1g}; own pass against the model's: {found.disagreement:.1g}"
     )
     emit_table(
-        f"refusal margin when {masking.count} content tokens are masked, {masking.top.n} harmful "
-        "prompts, nats",
-        ("masked", "change [95%]"),
+        f"{masking.count} tokens masked, n = {masking.top.n}",
+        ("masked", "refusal margin, nats [95%]"),
         [
             ("most relevant", _interval([masking.top.value, masking.top.low, masking.top.high])),
             (
