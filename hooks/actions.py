@@ -134,6 +134,8 @@ class EditAction:
     def __call__(self, x: Tensor, frame: Frame) -> Tensor:
         """Return the edited states, a new tensor."""
         rule, steps = self.edit.positions, self.edit.steps
+        if steps == "prompt" and frame.prompt_tokens == 0:
+            return x  # without building a mask: this is every step of a long answer
         everywhere = frame.takes_all(rule, steps)
         wanted = None if everywhere else frame.chosen(rule, steps)
         if wanted is not None and not wanted.any():

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool
 
-from evaluation.answering import answer_nll
 from evaluation.filling import needs
 from evaluation.outcomes import Answer, Judge, Outcome
 from evaluation.prompts import Prompt, PromptSet
 from evaluation.wrappers import encode
 from hooks import Model
 from steering.behaviour import in_form, joined
+from steering.measuring import clean_losses
 from steering.policy import Policy
 from steering.serve import answer as steered_answer
 
@@ -67,32 +67,31 @@ class Runner:
             rows, found = np.flatnonzero(hit).tolist(), clean[0].copy()
         if not rows:
             return found, 0
-        texts, lengths, tokens = self._texts(policy, rows)
-        found[rows] = self._judged(rows, texts, lengths)
+        texts, ids, tokens = self._texts(policy, rows)
+        found[rows] = self._judged(rows, texts, ids)
         return found, tokens
 
     def _texts(
         self, policy: Policy | None, rows: Sequence[int]
-    ) -> tuple[list[str], list[int], int]:
+    ) -> tuple[list[str], list[list[int]], int]:
         part = self.encoded.select(rows)
         if policy is not None:
             given = steered_answer(self.model, policy, part, max_new_tokens=self._new)
-            return list(given.texts), [len(r) for r in given.ids], given.stats.tokens_computed
+            return list(given.texts), [list(r) for r in given.ids], given.stats.tokens_computed
         with self.model.hooks() as run:
             ids = run.generate_ids(part, max_new_tokens=self._new)
         texts = [str(self.model.tokenizer.decode(r, skip_special_tokens=True)) for r in ids]
-        return texts, [len(r) for r in ids], run.stats.tokens_computed
+        return texts, ids, run.stats.tokens_computed
 
     def _judged(
-        self, rows: Sequence[int], texts: Sequence[str], lengths: Sequence[int]
+        self, rows: Sequence[int], texts: Sequence[str], ids: Sequence[Sequence[int]]
     ) -> list[Outcome]:
         prompts = [self.asked.rows[row] for row in rows]
         answers = [
-            Answer(p, text, ended=n < self._new)
-            for p, text, n in zip(prompts, texts, lengths, strict=True)
+            Answer(p, text, ended=len(row) < self._new)
+            for p, text, row in zip(prompts, texts, ids, strict=True)
         ]
         if "nll" in needs(self._judge):
-            asked = replace(self.asked.sets[0], prompts=tuple(prompts), prefill=None)
-            losses = answer_nll(self.model, asked, texts)
+            losses = clean_losses(self.model, self.encoded.select(list(rows)), ids)
             answers = [replace(a, nll=x) for a, x in zip(answers, losses, strict=True)]
         return [verdict.outcome for verdict in self._judge(answers)]

@@ -145,7 +145,7 @@ def fit_logistic(
     scale = np.where(scale > 0, scale, 1.0)
     model = LogisticRegression(C=c, class_weight="balanced", max_iter=1000)
     model.fit((positions - mean) / scale, positive)
-    return Fit(mean, scale, model.coef_[0].astype(np.float64), float(model.intercept_[0]))
+    return Fit(mean, scale, model.coef_[0].astype(np.float64), float(np.ravel(model.intercept_)[0]))
 
 
 def as_reading(axes: Axes, fit: Fit, shift: float = 0.0, *, floor: float = 0.1) -> Reading:

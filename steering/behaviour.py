@@ -118,8 +118,8 @@ def observe(
         outcomes = _outcomes(model, asked, judge, margin)
         ids.append(encoded)
         states.append(read)
-        plain = zip(prompts.prompts, outcomes, margin.tolist(), strict=True)
-        found += [(p.label == "harmful", o, form, part_of[p.id], m) for p, o, m in plain]
+        for p, outcome, m in zip(prompts.prompts, outcomes, margin.tolist(), strict=True):
+            found.append((p.label == "harmful", outcome, form, part_of[p.id], float(m)))
     harmful, outcomes, names, parts, margin = zip(*found, strict=True)
     return Behaviour(
         joined(ids),

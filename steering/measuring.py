@@ -95,6 +95,8 @@ class Paths:
     encoded: Encoded = field(repr=False)
     ids: tuple[tuple[int, ...], ...] = field(repr=False)
     """Answers; those that are empty are left out of every measure."""
+    losses: tuple[float, ...] = field(repr=False)
+    """Sum of each answer's negative log-likelihood in the unsteered model, in nats."""
 
 
 def paths(model: Model, encoded: Encoded, *, new_tokens: int) -> Paths:
@@ -104,7 +106,10 @@ def paths(model: Model, encoded: Encoded, *, new_tokens: int) -> Paths:
         with started(model, None, encoded.select(rows)) as state:
             found.update(zip(rows, continue_greedily(model, state, new_tokens), strict=True))
     spoken = [row for row in range(len(encoded)) if found[row]]
-    return Paths(encoded.select(spoken), tuple(tuple(found[row]) for row in spoken))
+    part, ids = encoded.select(spoken), tuple(tuple(found[row]) for row in spoken)
+    means = clean_losses(model, part, ids)
+    sums = [(mean or 0.0) * len(answer) for mean, answer in zip(means, ids, strict=True)]
+    return Paths(part, ids, tuple(sums))
 
 
 @dataclass(frozen=True)
@@ -123,8 +128,15 @@ class Utility:
         return self.divergence.value <= max_kl and self.perplexity.value <= max_perplexity
 
 
-def utility(model: Model, policy: Policy, answers: Paths, *, seed: int = 0) -> Utility:
-    """Measure what a policy costs on benign answers.
+def utility(
+    model: Model,
+    policy: Policy,
+    answers: Paths,
+    *,
+    hit: Bool[np.ndarray, "row"] | None = None,
+    seed: int = 0,
+) -> Utility:
+    """Measure what a policy costs on benign answers; ``hit`` is ``touched`` where it is known.
 
     Greedy answers are those that the unsteered model finds most likely, so their perplexity
     overstates what steering costs; it does not say whether a steered answer is worse.
@@ -132,26 +144,47 @@ def utility(model: Model, policy: Policy, answers: Paths, *, seed: int = 0) -> U
     Raises:
         JudgeError: fewer than two answers.
     """
-    n = len(answers.encoded)
-    hit = touched(model, policy, answers.encoded)
-    apart = np.zeros(n)
-    losses = np.zeros((2, n))
+    changes = touched(model, policy, answers.encoded) if hit is None else hit
+    chosen = np.flatnonzero(changes).tolist()
     # Rows that are left alone cost nothing; their own loss still counts in the ratio.
-    for rows in batches(model, answers.encoded, new=max(map(len, answers.ids)), rows=_ROWS):
+    apart = np.zeros(len(answers.encoded))
+    losses = np.array([answers.losses, answers.losses])
+    touched_part = answers.encoded.select(chosen)
+    longest = max(map(len, answers.ids), default=1)
+    for places in batches(model, touched_part, new=longest, rows=_ROWS) if chosen else ():
+        rows = [chosen[place] for place in places]
         part, ids = answers.encoded.select(rows), [answers.ids[row] for row in rows]
-        clean = _logits(model, None, part, ids)
-        changed = _logits(model, policy, part, ids) if hit[rows].any() else clean
+        clean, changed = (_logits(model, p, part, ids) for p in (None, policy))
         for place, row in enumerate(rows):
-            apart[row] = float(kl(clean[place], changed[place]).mean()) if hit[row] else 0.0
-            losses[0, row] = _loss(clean[place], ids[place])
-            losses[1, row] = _loss(changed[place], ids[place]) if hit[row] else losses[0, row]
+            apart[row] = float(kl(clean[place], changed[place]).mean())
+            losses[:, row] = _loss(clean[place], ids[place]), _loss(changed[place], ids[place])
     lengths = [len(row) for row in answers.ids]
     before, after = (Perplexity.of(row.tolist(), lengths, seed=seed) for row in losses)
     return Utility(
         mean_interval(apart.tolist(), seed=seed),
         PerplexityRatio.of(after, before, seed=seed),
-        int(hit.sum()),
+        len(chosen),
     )
+
+
+def clean_losses(
+    model: Model, encoded: Encoded, ids: Sequence[Sequence[int]]
+) -> list[float | None]:
+    """Return the mean loss of each answer under the unsteered model, nats a token; None if empty.
+
+    Unlike ``evaluation.answering.answer_nll`` it takes tokens, so a prefill stays in its place.
+    """
+    found: list[float | None] = [None] * len(ids)
+    spoken = [row for row, answer in enumerate(ids) if answer]
+    if not spoken:
+        return found
+    part = encoded.select(spoken)
+    for places in batches(model, part, new=max(map(len, ids)), rows=_ROWS):
+        rows = [spoken[place] for place in places]
+        logits = _logits(model, None, part.select(places), [ids[row] for row in rows])
+        for row, own in zip(rows, logits, strict=True):
+            found[row] = _loss(own, ids[row]) / len(ids[row])
+    return found
 
 
 def _logits(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from artifacts.errors import NotBeaten
@@ -39,11 +39,15 @@ class Point:
 
 
 def margins_under(
-    model: Model, policy: Policy, found: Behaviour, tokens: RefusalTokens
+    model: Model,
+    policy: Policy,
+    found: Behaviour,
+    tokens: RefusalTokens,
+    hit: Bool[np.ndarray, "row"],
 ) -> Float[np.ndarray, "row"]:
     """Return the margins of all rows; only rows that the policy changes are read again."""
     after = found.margins.copy()
-    rows = np.flatnonzero(touched(model, policy, found.encoded))
+    rows = np.flatnonzero(hit)
     if len(rows):
         part = found.encoded.select(rows.tolist())
         after[rows] = first_margins(model, policy, part, tokens)
@@ -63,10 +67,13 @@ def sweep(
     The range is safe up to a strength if every weaker one that was tried is safe, too.
     """
     points: list[Point] = []
+    # Which rows are changed at all does not depend on the strength.
+    first = make(options.strengths[0])
+    hits = [touched(model, first, part) for part in (found.encoded, answers.encoded)]
     for strength in options.strengths:
         policy = make(strength)
-        after = margins_under(model, policy, found, tokens)
-        cost = utility(model, policy, answers, seed=options.seed)
+        after = margins_under(model, policy, found, tokens, hits[0])
+        cost = utility(model, policy, answers, hit=hits[1], seed=options.seed)
         points.append(
             Point(
                 strength,

@@ -24,7 +24,7 @@ from steering.behaviour import in_form, observe, require_classes
 from steering.designs import adasteer
 from steering.errors import PolicyError
 from steering.guard import check, require
-from steering.measuring import first_margins, paths, touched, utility
+from steering.measuring import Paths, first_margins, paths, touched, utility
 from steering.options import FitOptions
 from steering.scans import scans
 from steering.sweep import Point, choose, sweep
@@ -170,8 +170,8 @@ def test_cost_counts_the_steps_as_generation_does() -> None:
     assert torch.equal(changed[0], clean[0]), "the first token is not steered by generated edits"
     p, q = clean.double().log_softmax(-1), changed.double().log_softmax(-1)
     wanted = float((p.exp() * (p - q)).sum(-1).mean())
-    one_path = replace(answers, encoded=answers.encoded.select([row, row]))
-    one_path = replace(one_path, ids=(answers.ids[row],) * 2)
+    pair = answers.encoded.select([row, row])
+    one_path = Paths(pair, (answers.ids[row],) * 2, (answers.losses[row],) * 2)
     found = utility(model(), late, one_path).divergence.value
     assert found == pytest.approx(wanted, rel=1e-3, abs=1e-6)
 

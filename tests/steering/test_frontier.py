@@ -22,6 +22,7 @@ from steering.errors import PolicyError
 from steering.evaluate import Evaluate, as_dict
 from steering.frontier import contenders, measure_frontier
 from steering.laws import Logistic
+from tests.hooks.common import plain_logits
 from tests.steering.common import gated, middle, model, vectors
 
 N = 120
@@ -175,3 +176,18 @@ def test_wrong_files_are_refused(tmp_path: Path) -> None:
         Evaluate(policies=(tmp_path,), out=tmp_path / "o.json", judge="margin").run()
     with pytest.raises(artifacts.ArtifactError):
         Evaluate(policies=(tmp_path / "no",), out=tmp_path / "o.json").run()
+
+
+def test_losses_of_answers_are_those_of_one_pass_over_prompt_and_answer() -> None:
+    few = shipped("development").select(limit=2)
+    asked = Asked.of((few,), ("plain", "prefill-5"))
+    runner = Runner(model(), asked, Spy(), 4)
+    ids = [[20, 21, 22], [], [30], [40, 41], [50], [60, 61], [7], [8, 9]]
+    found = steering.measuring.clean_losses(model(), runner.encoded, ids)
+    assert found[1] is None
+    for row in (0, 5, 7):
+        whole = [*runner.encoded.ids[row], *ids[row]]
+        logp = plain_logits(model(), whole).log_softmax(-1)
+        start = len(runner.encoded.ids[row])
+        want = [-float(logp[start + k - 1, token]) for k, token in enumerate(ids[row])]
+        assert found[row] == pytest.approx(float(np.mean(want)), rel=1e-4)
