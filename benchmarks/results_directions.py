@@ -76,8 +76,8 @@ def _components(spaces: Found) -> Iterator[str]:
     yield ""
     yield (
         "Removed: change of the refusal margin (nats) of harmful prompts moved to the harmless "
-        "mean along the component; added: of harmless ones moved to the harmful mean; in brackets the "
-        "range of norm-matched random directions, `*` beyond them. `C1` is dominant only if it "
+        "mean along the component; added: of harmless ones moved to the harmful mean; in brackets "
+        "the range of norm-matched random directions, `*` beyond them. `C1` is dominant only if it "
         "beats its controls."
     )
     yield ""

@@ -21,9 +21,13 @@ if TYPE_CHECKING:
     from directions.decompose_options import DecomposeOptions
     from directions.decompose_result import Decomposition
     from directions.decomposition import decompose
+    from directions.effects import ComponentEffect, EffectOptions, Target, component_effects
     from directions.extraction import extract
     from directions.fitters import ContrastFitter, FittedContrast, MeanFitter, StateMeans
     from directions.localization import localize
+    from directions.masking import mask_triggers
+    from directions.relevance import token_relevance
+    from directions.relevance_flow import component_relevance
     from directions.result import DirectionSet, Score
     from directions.select_sweep import NothingPasses
     from directions.selection import Selection, select
@@ -33,11 +37,13 @@ if TYPE_CHECKING:
 _HOMES = {
     "CONTRASTS": "directions.contrasts",
     "Component": "directions.signature",
+    "ComponentEffect": "directions.effects",
     "Contrast": "directions.contrasts",
     "ContrastFitter": "directions.fitters",
     "DecomposeOptions": "directions.decompose_options",
     "Decomposition": "directions.decompose_result",
     "DirectionSet": "directions.result",
+    "EffectOptions": "directions.effects",
     "FittedContrast": "directions.fitters",
     "MeanFitter": "directions.fitters",
     "NothingPasses": "directions.select_sweep",
@@ -47,20 +53,27 @@ _HOMES = {
     "Signature": "directions.signature",
     "Split": "directions.split",
     "StateMeans": "directions.fitters",
+    "Target": "directions.effects",
+    "component_effects": "directions.effects",
+    "component_relevance": "directions.relevance_flow",
     "decompose": "directions.decomposition",
     "extract": "directions.extraction",
     "localize": "directions.localization",
+    "mask_triggers": "directions.masking",
     "select": "directions.selection",
+    "token_relevance": "directions.relevance",
 }
 
 __all__ = [
     "CONTRASTS",
     "Component",
+    "ComponentEffect",
     "Contrast",
     "ContrastFitter",
     "DecomposeOptions",
     "Decomposition",
     "DirectionSet",
+    "EffectOptions",
     "FittedContrast",
     "LocalizeOptions",
     "MeanFitter",
@@ -73,10 +86,15 @@ __all__ = [
     "Signature",
     "Split",
     "StateMeans",
+    "Target",
+    "component_effects",
+    "component_relevance",
     "decompose",
     "extract",
     "localize",
+    "mask_triggers",
     "select",
+    "token_relevance",
 ]
 
 
