@@ -49,18 +49,26 @@ def _answers(part: Found) -> Iterator[str]:
         refused = [rate(rates["base", *cell, "refused"]), rate(rates["tuned", *cell, "refused"])]
         broken = [rates[s, *cell, "incoherent"] for s in ("base", "tuned")]
         change = row_of(row["difference"])
+        # The bar of test|WRAPPER would end the cell.
+        name = str(row["set"]).removeprefix("theodolite-").replace("|", "\\|")
         yield (
-            f"| {str(row['set']).removeprefix('theodolite-')}, {row['label']} | {refused[0]} "
+            f"| {name}, {row['label']} | {refused[0]} "
             f"| {refused[1]} | {change['value']:+.2f} [{change['low']:+.2f}, {change['high']:+.2f}]"
             f", p {p_value(row['p'])} | {broken[0]['hits']}, {broken[1]['hits']} |"
         )
     yield ""
     yield (
-        "`test` was never used to choose anything; the recipe's options were chosen on the "
-        "`development` sets, so their rates flatter it. `borderline` is benign and looks risky, "
-        "`unsafe-twins` is truly harmful in the same words. `test|KIND` puts the requests in a "
-        "wrapper (30 wrappers of 13 kinds take turns), `test|prefill-N` begins every answer with "
-        "N agreeable tokens without content."
+        "The recipe's options were chosen on the `development` sets, so their rates flatter it; "
+        "no option was chosen on `test`. `borderline` is benign and looks risky, `unsafe-twins` is "
+        "truly harmful in the same words. `test|KIND` puts the requests in a wrapper (30 wrappers "
+        "of 13 kinds take turns), `test|prefill-N` begins every answer with N agreeable tokens "
+        "without content."
+    )
+    yield ""
+    yield (
+        "This judge reads the whole answer and counts sermons and late refusals too, of the base "
+        "as well; the adapter's card counts answers that open with a refusal, and has lower rates for "
+        "harmless requests and after prefills."
     )
 
 

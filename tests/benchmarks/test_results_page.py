@@ -36,11 +36,12 @@ def answers() -> dict[str, object]:
 
 def test_each_cell_is_the_measured_number() -> None:
     page = results_page.render({"answers": answers()})
-    (line,) = [line for line in page.splitlines() if line.startswith("| test|role-play")]
+    (line,) = [line for line in page.splitlines() if line.startswith("| test\\|role-play")]
     assert "1/10 = 10.0%" in line
     assert "9/10 = 90.0% [59.6%, 98.2%]" in line
     assert "+0.80 [+0.50, +1.00], p 0.008" in line
     assert line.endswith("| 0, 1 |")
+    assert line.replace("\\|", "").count("|") == 6
 
 
 def test_a_part_that_was_not_measured_is_left_out() -> None:
@@ -58,4 +59,4 @@ def test_a_record_of_another_shape_is_no_page() -> None:
 def test_the_page_in_the_repository_is_the_one_made_from_its_numbers() -> None:
     found = json.loads((DOCS / "results.json").read_text(encoding="utf-8"))
     assert (DOCS / "results.md").read_text(encoding="utf-8") == results_page.render(found)
-    assert {"judges", "answers", "capability"} <= set(found)
+    assert {"judges", "answers", "capability", "directions"} <= set(found)
