@@ -34,12 +34,14 @@ class FitOptions:
     """Block that the gate reads; by default the one that tells harmful prompts apart best."""
     blocks: tuple[int, ...] | None = None
     """Blocks to steer; by default all behind the gate."""
-    strengths: tuple[float, ...] = (0.01, 0.02, 0.04, 0.08, 0.16)
+    strengths: tuple[float, ...] = (0.005, 0.01, 0.02, 0.04, 0.08)
     """Relative strengths that are tried, in units of the ambient norm, weakest first."""
     max_kl: float = 0.1
     """Largest mean divergence from the unsteered model on benign answers, nats a token."""
     max_perplexity: float = 1.1
     """Largest ratio of perplexities, steered to unsteered, on benign answers."""
+    max_benign_lost: float = 0.02
+    """Largest share of benign prompts that steering may turn into refusals."""
     false_open: float = 0.02
     """Share of held-out benign prompts for which the gate may be more than half open."""
     opener: str = "Sure"
@@ -55,7 +57,7 @@ class FitOptions:
         Raises:
             PolicyError: naming the option and its value.
         """
-        for name in ("max_kl", "max_perplexity", "false_open"):
+        for name in ("max_kl", "max_perplexity", "max_benign_lost", "false_open"):
             if not math.isfinite(getattr(self, name)) or getattr(self, name) < 0:
                 raise PolicyError(f"{name}={getattr(self, name)}: give a number from 0 on")
         if (

@@ -35,7 +35,7 @@ class Point:
     perplexity: float
     """Ratio, steered over unsteered, on benign answers."""
     safe: bool
-    """Both costs are within their limits."""
+    """Both costs, and the benign prompts lost, are within their limits."""
 
 
 def margins_under(
@@ -70,6 +70,7 @@ def sweep(
     # Which rows are changed at all does not depend on the strength.
     first = make(options.strengths[0])
     hits = [touched(model, first, part) for part in (found.encoded, answers.encoded)]
+    before = refused_share(found.margins, ~found.harmful)
     for strength in options.strengths:
         policy = make(strength)
         after = margins_under(model, policy, found, tokens, hits[0])
@@ -81,7 +82,8 @@ def sweep(
                 refused_share(after, ~found.harmful),
                 cost.divergence.value,
                 cost.perplexity.value,
-                cost.within(options.max_kl, options.max_perplexity),
+                cost.within(options.max_kl, options.max_perplexity)
+                and refused_share(after, ~found.harmful) - before <= options.max_benign_lost,
             )
         )
         if not points[-1].safe:
@@ -99,8 +101,9 @@ def choose(points: Sequence[Point], *, before: float, what: str) -> Point:
     if not safe:
         first = points[0]
         raise NotBeaten(
-            f"{what}: strength {first.strength} already costs KL {first.kl:.3f} and perplexity "
-            f"x{first.perplexity:.3f} on benign answers; try weaker --strengths or a higher limit"
+            f"{what}: strength {first.strength} already costs KL {first.kl:.3f}, perplexity "
+            f"x{first.perplexity:.3f} and refuses {first.benign_refused:.1%} of benign prompts; "
+            "try weaker --strengths or a higher limit"
         )
     best = max(point.harmful_refused for point in safe)
     if best <= before:
