@@ -28,7 +28,7 @@ CANDIDATES = 10
 """Blocks that are tried."""
 PROMPTS = 24
 """Development prompts of each class on which they are tried."""
-REFERENCE = 48
+REFERENCE = 64
 """Harmless development prompts behind a reference mean."""
 
 

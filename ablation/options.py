@@ -75,8 +75,8 @@ class Options(Common):
     """direction: one name. subspace: what several names, or --rank components of one, span. heads
     and units: those of --heads or --units, or the --top of a score with that name."""
     mode: Mode = "mean"
-    """Set what is removed to its mean on harmless development requests, to zero, or (clamp) keep it
-    within the central 95% that it has there."""
+    """Set what is removed to its mean at the last token of harmless development requests, to zero,
+    or (clamp) keep it within the central 95% that it has there."""
     alpha: float = 1.0
     """Share that is removed; 1 is all of it, at most 2."""
     block: int | None = None

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from artifacts.errors import InputError
 from hooks import Capture, Encoded, Model, Moments, Reservoir
+from hooks.positions import PositionName
 
 SAMPLE = 256
 LEVEL = 0.95
@@ -18,7 +19,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Means of sites over the tokens of reference prompts, and samples where bounds are wanted."""
+    """Means of sites over tokens of reference prompts, and samples where bounds are wanted."""
 
     means: Mapping[str, Float[Tensor, "*feature"]]
     samples: Mapping[str, Float[Tensor, "sample d"]]
@@ -48,21 +49,27 @@ NOTHING = Reference({}, {}, 0)
 
 
 def observe(
-    model: Model, prompts: Encoded, sites: Sequence[str], *, bounds: bool = False
+    model: Model,
+    prompts: Encoded,
+    sites: Sequence[str],
+    *,
+    at: Sequence[PositionName] = ("last",),
+    bounds: bool = False,
 ) -> Reference:
-    """Read what ``sites`` are on ``prompts``, over all tokens but each prompt's first.
+    """Read what ``sites`` are on ``prompts``, at the tokens that ``at`` means.
 
-        m(site) = mean over prompts i and tokens t > 0 of x_it       (responses count, if any)
+        m(site) = mean over prompts i and tokens t of x_it
 
-    The first token is left out: many models park a norm there that is hundreds of times that of
-    any other token, and one such token in forty would be most of the mean.
+    By default at the last prompt token, where the answer is decided and directions are read. Other
+    tokens have other means: over all of them the mean is that of the template's first token, whose
+    norm is hundreds of times that of any other in many models.
     """
     if not sites:
         return NOTHING
     means, kept = Moments(), Reservoir(SAMPLE)
-    captures = [Capture(sites, at=behind_first, into=means)]
+    captures = [Capture(sites, at=rule, into=means) for rule in at]
     if bounds:
-        captures.append(Capture(sites, at=behind_first, into=kept))
+        captures += [Capture(sites, at=rule, into=kept) for rule in at]
     with model.hooks(capture=captures) as run:
         run.forward(prompts)
     return Reference(
@@ -70,11 +77,3 @@ def observe(
         {site: kept[site] for site in kept.sites},
         len(prompts),
     )
-
-
-def behind_first(
-    ids: Int[Tensor, "row token"], mask: Bool[Tensor, "row token"]
-) -> Bool[Tensor, "row token"]:
-    """Mean every real token but the first of each row."""
-    del ids
-    return mask & (mask.cumsum(dim=1) > 1)

@@ -161,8 +161,8 @@ class AblationReport:
         return self.of("clean")[0]
 
     def table(self) -> tuple[tuple[str, ...], ...]:
-        """Give the rows as text: setting, refusals, margins, KL, perplexity, incoherent share."""
-        return tuple(cells(row) for row in self.rows)
+        """Give the rows as text, in the columns of ``COLUMNS``."""
+        return tuple((*answer_cells(row), *cost_cells(row)[1:]) for row in self.rows)
 
     def to_dict(self) -> dict[str, JsonValue]:
         """Give everything as JSON values; no answer is among them."""
@@ -170,32 +170,26 @@ class AblationReport:
         return {"format": 1, "claim": self.claim, **found}
 
 
-COLUMNS = (
-    "setting",
-    "refused: harmful",
-    "refused: harmless",
-    "answered: harmful",
-    "margin: harmful",
-    "harmless",
-    "KL first, later",
-    "perplexity",
-    "broken",
-)
+ANSWERS = ("setting", "refused: harmful", "harmless", "answered: harmful", "broken")
+COSTS = ("setting", "margin: harmful", "harmless", "KL first, later", "perplexity")
+COLUMNS = (*ANSWERS, *COSTS[1:])
 
 
-def cells(row: Row) -> tuple[str, ...]:
-    """Give one row as text."""
+def answer_cells(row: Row) -> tuple[str, ...]:
+    """Give what a row's answers were, as text in the columns of ``ANSWERS``."""
+    broken = f"{row.incoherent.value:.0%}"
+    return (row.name, *map(_rate, (row.harmful, row.harmless, row.answered)), broken)
+
+
+def cost_cells(row: Row) -> tuple[str, ...]:
+    """Give a row's margins and costs, as text in the columns of ``COSTS``."""
     first, later = row.kl_first, row.kl_continuation
     return (
         row.name,
-        _rate(row.harmful),
-        _rate(row.harmless),
-        _rate(row.answered),
         _mean(row.margin_harmful),
         _mean(row.margin_harmless),
         "-" if first is None or later is None else f"{first.value:.2f}, {later.value:.2f}",
         f"{row.perplexity.value:.1f}" + ("" if row.change is None else _ratio(row.change)),
-        f"{row.incoherent.value:.0%}",
     )
 
 
@@ -245,7 +239,7 @@ def _adapter() -> TypeAdapter[AblationReport]:
 
 
 def _rate(rate: Rate) -> str:
-    return f"{rate.hits}/{rate.n} [{rate.low:.0%},{rate.high:.0%}]"
+    return f"{rate.hits}/{rate.n} {rate.value:.0%} [{rate.low:.0%},{rate.high:.0%}]"
 
 
 def _mean(found: Interval) -> str:

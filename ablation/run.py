@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +16,7 @@ from artifacts.command import JsonValue, Output, OutputFlags, emit_json, emit_li
 from artifacts.errors import NotBeaten
 
 if TYPE_CHECKING:
-    from ablation.result import AblationReport
+    from ablation.result import AblationReport, Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,17 +65,22 @@ class Run:
         return 0
 
 
-def _print(report: AblationReport, out: Path | None) -> None:
-    from ablation.result import COLUMNS
+def emit_rows(title: str, rows: Sequence[Row]) -> None:
+    """Print the rows as two tables that fit a terminal."""
+    from ablation.result import ANSWERS, COSTS, answer_cells, cost_cells
 
+    emit_table(title, ANSWERS, [answer_cells(row) for row in rows])
+    emit_table("Log-odds of a refusal, and what it costs", COSTS, [cost_cells(row) for row in rows])
+
+
+def _print(report: AblationReport, out: Path | None) -> None:
     about = report.about
     read = "" if about.block is None else f" read at block {about.block}"
-    emit_table(
+    emit_rows(
         f"{about.name}{read}, {about.mode}, {about.where}, in {about.model}; "
         f"{about.n['harmful']} + {about.n['harmless']} prompts of {about.prompts}, "
         f"judge {about.judge}, intervals at 95%",
-        COLUMNS,
-        report.table(),
+        report.rows,
     )
     emit_line(
         f"margin: log-odds of {', '.join(repr(token) for token in about.tokens)} as the first "

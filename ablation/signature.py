@@ -141,9 +141,11 @@ def _reference(pair: Pair, span: Span, way: Way) -> Reference:
     """Observe the base: the removed coordinate is set to what it is there."""
     if way.mode == "zero":
         return NOTHING
-    spoken = [(p.prompt, t) for p, t in zip(pair.prompts.prompts, pair.base_texts, strict=True)]
+    spoken = [
+        (p.prompt, t) for p, t in zip(pair.prompts.prompts, pair.base_texts, strict=True) if t
+    ]
     encoded = pair.base.encode([p for p, _ in spoken], responses=[t for _, t in spoken])
-    return observe(pair.base, encoded, span.sites(way, pair.base))
+    return observe(pair.base, encoded, span.sites(way, pair.base), at=("last", "response"))
 
 
 def _arms(span: Span, way: Way, seen: Reference, bench: Bench, options: StyleOptions) -> list[Arm]:

@@ -59,17 +59,16 @@ class Style:
 
 
 def _print(report: StyleReport, out: Path | None) -> None:
-    from ablation.result import COLUMNS, cells
+    from ablation.run import emit_rows
     from ablation.stylometry import MARKS
 
     about = report.about
-    emit_table(
+    emit_rows(
         f"Style beside {about.refusal}, read at block {about.block} from "
         f"{about.options['source']}, set to {about.options['mode']}, in {about.aligned}; "
         f"{about.n['harmful']} + {about.n['harmless']} prompts of {about.prompts}, "
         f"judge {about.judge}, intervals at 95%",
-        COLUMNS,
-        [cells(row) for row in report.rows],
+        report.rows,
     )
     emit_table(
         "Marks on harmless answers",

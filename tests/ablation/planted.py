@@ -68,14 +68,14 @@ def build(
         # The head's first coordinate carries u; grouped heads share their values.
         share = head // (HEADS // made.config.num_key_value_heads)
         layer.v_proj.weight[share * size] = u
-        layer.o_proj.weight[:, head * size] = 40 * u
+        layer.o_proj.weight[:, head * size] = 8 * u
         unembed = made.lm_head.weight
         unembed.copy_(torch.randn(unembed.shape, generator=rng) * 0.02)
-        unembed[words.convert_tokens_to_ids(YES)] += 0.4 * _axis(4)
+        unembed[words.convert_tokens_to_ids(YES)] += 1.0 * _axis(4)
         embed[words.convert_tokens_to_ids("<|assistant|>")] += 4 * _axis(4)
         unembed[words.convert_tokens_to_ids(OPENER)] += 1.0 * _axis(6)
         if refuses:
-            unembed[words.convert_tokens_to_ids(SORRY)] += 1.2 * u
+            unembed[words.convert_tokens_to_ids(SORRY)] += 1.6 * u
     return made.eval().requires_grad_(False)
 
 

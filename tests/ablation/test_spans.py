@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import hooks
-from ablation.reference import NOTHING, Reference, behind_first, observe
+from ablation.reference import NOTHING, Reference, observe
 from ablation.spans import Span
 from ablation.ways import Way
 from artifacts.errors import InputError
@@ -39,20 +39,22 @@ def _stream(edits: object, site: str = POST, family: str = "llama") -> list[Tens
     return [torch.cat(list(found[name])) for name in found.sites]
 
 
-def test_a_reference_is_the_mean_over_all_tokens_but_the_first() -> None:
+def test_a_reference_is_the_mean_over_the_tokens_meant() -> None:
     site = "blocks.1.hook_attn_out"
-    seen = observe(model(), _encoded(), [site])
-    rows = capture(model(), _encoded(), site, at="all")[site]
-    want = torch.cat([row[1:] for row in rows]).mean(0)
-    torch.testing.assert_close(seen.mean(site), want, atol=1e-5, rtol=1e-4)
-    assert not torch.allclose(seen.mean(site), torch.cat(list(rows)).mean(0), atol=1e-4)
+    last = observe(model(), _encoded(), [site])
+    rows = capture(model(), _encoded(), site, at="last")[site]
+    torch.testing.assert_close(last.mean(site), rows.mean(0), atol=1e-5, rtol=1e-4)
+    every = observe(model(), _encoded(), [site], at=("all",))
+    tokens = torch.cat(list(capture(model(), _encoded(), site, at="all")[site]))
+    torch.testing.assert_close(every.mean(site), tokens.mean(0), atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(every.mean(site), last.mean(site), atol=1e-4)
+    both = model().encode(PROMPTS[:2], responses=["Yes.", "No, two."])
+    spoken = observe(model(), both, [site], at=("last", "response"))
+    parts = [capture(model(), both, site, at=rule)[site] for rule in ("last", "response")]
+    joined = torch.cat([row.reshape(-1, WIDTH) for part in parts for row in part])
+    torch.testing.assert_close(spoken.mean(site), joined.mean(0), atol=1e-5, rtol=1e-4)
     with pytest.raises(InputError, match="no reference mean"):
-        seen.mean("blocks.2.hook_attn_out")
-    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]]).bool()
-    assert behind_first(mask.long(), mask).tolist() == [
-        [False, False, False, True],
-        [False, True, True, True],
-    ]
+        last.mean("blocks.2.hook_attn_out")
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neox"])
@@ -123,7 +125,8 @@ def test_clamping_keeps_the_stream_within_bounds_and_leaves_what_is_within(famil
     assert low - 1e-4 <= float(clamped.min()) <= float(clamped.max()) <= high + 1e-4
     free = _stream([], site, family)[0] @ U
     assert float(free.min()) < low or float(free.max()) > high
-    wide = replace(seen, samples={k: v * 1e4 for k, v in seen.samples.items()})
+    both = {site: torch.cat([1e4 * x, -1e4 * x]) for site, x in seen.samples.items()}
+    wide = replace(seen, samples=both)
     loose = _stream(SPAN.edits(Way("clamp"), wide, used), site, family)[0] @ U
     torch.testing.assert_close(loose, free, atol=1e-4, rtol=1e-4)
 

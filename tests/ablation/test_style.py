@@ -20,6 +20,9 @@ from evaluation.intervals import Change
 from evaluation.perplexity import Perplexity, PerplexityRatio
 from tests.ablation import planted
 
+# The shipped items are words that the tiny tokenizer does not know.
+pytestmark = pytest.mark.filterwarnings("ignore:tokenizer .* unknown to the vocabulary")
+
 OPTIONS = StyleOptions(limit=12, answers=8, new_tokens=3)
 STYLE = 6.0
 
@@ -116,14 +119,7 @@ def test_refusal_or_capability_that_falls_fails_the_report() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [
-        {"alpha": float("inf")},
-        {"tolerance": 0.0},
-        {"answers": 2},
-        {"source": "x"},
-        {"mode": "clamp"},
-    ],
+    "changes", [{"alpha": float("inf")}, {"tolerance": 0.0}, {"answers": 2}, {"limit": 3}]
 )
 def test_options_that_mean_nothing_are_refused(changes: dict[str, object]) -> None:
     with pytest.raises(InputError):
