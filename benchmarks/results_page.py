@@ -67,8 +67,8 @@ def _answers(part: Found) -> Iterator[str]:
     yield ""
     yield (
         "This judge reads the whole answer and counts sermons and late refusals too, of the base "
-        "as well; the adapter's card counts answers that open with a refusal, and has lower rates for "
-        "harmless requests and after prefills."
+        "as well; the adapter's card counts answers that open with a refusal, and has lower "
+        "rates for harmless requests and after prefills."
     )
 
 
