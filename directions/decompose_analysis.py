@@ -18,6 +18,7 @@ from directions.decompose_block import (
     decompose_moments,
     decompose_rows,
 )
+from directions.decompose_input import check_rows
 from directions.decompose_options import DecomposeOptions, MethodName
 from directions.decompose_source import MomentSource, RowSource, Source
 from directions.residual_null import Null
@@ -56,7 +57,7 @@ def _row_analysis(
     def analyse(method: MethodName, contrast: Contrast, row: int) -> BlockResult | str:
         read = source.read(row)
         fit, test = Rows.of(contrast, read.fit), Rows.of(contrast, read.test)
-        spaces.check_rows(fit.base, fit.shift)
+        check_rows(fit.base, fit.shift)
         size = float(np.linalg.norm(fit.aligned, axis=1).mean())
         if float(np.linalg.norm(fit.shift, axis=1).max()) <= _ZERO * size:
             return "the shift is zero within float32 rounding"
@@ -105,13 +106,9 @@ def _moment_analysis(source: MomentSource, options: DecomposeOptions) -> Analysi
         count = min(max(options.components, options.most), d)
         null: Null
         if method == "affine":
+            squares, cross = (source.moment(f"base_{with_}", row) for with_ in ("base", "shift"))
             problem = spaces.ridge_of_moments(
-                source.moment("base_base", row),
-                source.moment("base_shift", row),
-                shift,
-                base_mean=base_mean,
-                shift_mean=mean,
-                n=n,
+                squares, cross, shift, base_mean=base_mean, shift_mean=mean, n=n
             )
             penalty = float(problem.penalties[problem.generalised_loss().argmin()])
             space = problem.solve(penalty, count)

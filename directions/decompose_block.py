@@ -13,6 +13,7 @@ from directions import residual_null as nulls
 from directions import residual_space as spaces
 from directions.contrasts import ALIGNED, Cells, Contrast
 from directions.decompose_held_out import held_out, permuted_share, share_explained
+from directions.decompose_input import check_rows
 from directions.decompose_options import DecomposeOptions
 from directions.residual_null import Null
 from directions.residual_space import ResidualSpace
@@ -140,44 +141,21 @@ def decompose_rows(
     Raises:
         InputError: rows that are not finite, all base states equal, too few prompts.
     """
-    spaces.check_rows(test.base, test.shift)
+    check_rows(test.base, test.shift)
     count, d = options.components, fit.shift.shape[1]
     if count > d:
         raise InputError(f"{count} components of states of width {d}; ask for at most {d}")
     every = min(max(count, options.most), d)
-    more: dict[str, Estimate] = {}
-    null: Null
-    if method == "affine":
-        problem = spaces.ridge(fit.base, fit.shift)
-        validation = cross_validate(problem, draws.folds)
-        space = problem.solve(validation.penalty, every)
-        null = nulls.PermutedPairing(problem, validation, space, draws.orders, options.seed)
-        more["r2"] = share_explained(
-            test.shift - space.predict(test.base), test.shift - space.shift_mean, options.seed
-        )
-        more["r2_permuted"] = permuted_share(null, test.base, test.shift)
-        gram = spaces.explained_gram(problem, validation.penalty)
-
-        def half(rows: Int[np.ndarray, "h"]) -> Float64[np.ndarray, "k d"]:
-            # The penalty that each prompt bears is held.
-            penalty = validation.penalty * len(rows) / problem.n
-            return spaces.refit(problem, rows, penalty, count)
-    else:
-        space = spaces.shift_svd(fit.shift, every)
-        null = nulls.RandomSigns(fit.shift, space, options.seed)
-        gram = fit.shift @ fit.shift.T
-
-        def half(rows: Int[np.ndarray, "h"]) -> Float64[np.ndarray, "k d"]:
-            return spaces.shift_svd(fit.shift[rows], count).components
-
-    space = spaces.with_signs(space, toward)
+    solved = (_affine if method == "affine" else _plain)(fit, test, draws, options, every)
+    more, null = dict(solved.measures), solved.null
+    space = spaces.with_signs(solved.space, toward)
     most = min(options.most, len(space.singular_values))
     tested = ranks.claim_rank(null.stage, most=most, alpha=options.alpha)
     more["participation"] = spectrum.participation_estimate(
-        gram, centred=False, seed=options.seed, level=LEVEL
+        solved.gram, centred=False, seed=options.seed, level=LEVEL
     )
     more |= held_out(space, test, harmful[1], count, options.seed, centred=method == "affine")
-    more |= _stability(half, space, count, draws)
+    more |= _stability(solved.half, space, count, draws)
     more |= _null_bands(tested, count)
     along = fit.aligned @ space.components[0]
     gaps = along[harmful[0]], along[~harmful[0]]
@@ -190,6 +168,47 @@ def decompose_rows(
         projections=(test_along[harmful[1]], test_along[~harmful[1]]),
         fit_separation=(float(separation.auc(*gaps)), float(separation.d_prime(*gaps).value)),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Solved:
+    """A space with what its tests need."""
+
+    space: ResidualSpace
+    null: Null
+    gram: Float64[np.ndarray, "n n"]
+    half: Callable[[Int[np.ndarray, "h"]], Float64[np.ndarray, "k d"]]
+    measures: Mapping[str, Estimate]
+
+
+def _affine(fit: Rows, test: Rows, draws: Draws, options: DecomposeOptions, every: int) -> _Solved:
+    problem = spaces.ridge(fit.base, fit.shift)
+    validation = cross_validate(problem, draws.folds)
+    space = problem.solve(validation.penalty, every)
+    null = nulls.PermutedPairing(problem, validation, space, draws.orders, options.seed)
+    left = test.shift - space.predict(test.base)
+    measures = {
+        "r2": share_explained(left, test.shift - space.shift_mean, options.seed),
+        "r2_permuted": permuted_share(null, test.base, test.shift),
+    }
+
+    def half(rows: Int[np.ndarray, "h"]) -> Float64[np.ndarray, "k d"]:
+        # The penalty that each prompt bears is held.
+        penalty = validation.penalty * len(rows) / problem.n
+        return spaces.refit(problem, rows, penalty, options.components)
+
+    return _Solved(space, null, spaces.explained_gram(problem, validation.penalty), half, measures)
+
+
+def _plain(fit: Rows, test: Rows, draws: Draws, options: DecomposeOptions, every: int) -> _Solved:
+    del test, draws
+    space = spaces.shift_svd(fit.shift, every)
+    null = nulls.RandomSigns(fit.shift, space, options.seed)
+
+    def half(rows: Int[np.ndarray, "h"]) -> Float64[np.ndarray, "k d"]:
+        return spaces.shift_svd(fit.shift[rows], options.components).components
+
+    return _Solved(space, null, fit.shift @ fit.shift.T, half, {})
 
 
 def decompose_moments(

@@ -15,6 +15,7 @@ from directions.read_options import ReadOptions
 
 if TYPE_CHECKING:
     from artifacts.artifact import Artifact
+    from directions.masking import MaskingEffect
     from directions.read_component import Reading
     from evaluation.prompts import Prompt
 
@@ -135,22 +136,19 @@ def summary(found: Reading, *, own: bool) -> dict[str, object]:
         "relevance_gap": found.gap,
         "relevance_disagreement": found.disagreement,
         "refusal_tokens": list(found.refusal_tokens),
-        "masking": None
-        if masking is None
-        else {
-            "top": [masking.top.value, masking.top.low, masking.top.high],
-            "random": [masking.random.value, masking.random.low, masking.random.high],
-            "difference": [
-                masking.difference.value,
-                masking.difference.low,
-                masking.difference.high,
-            ],
-            "p": masking.p,
-            "n": masking.top.n,
-            "masked": masking.count,
-            "draws": len(masking.draws),
-            "beats": masking.beats,
-        },
+        "masking": None if masking is None else _masking(masking),
+    }
+
+
+def _masking(found: MaskingEffect) -> dict[str, object]:
+    parts = {"top": found.top, "random": found.random, "difference": found.difference}
+    return {
+        **{name: [part.value, part.low, part.high] for name, part in parts.items()},
+        "p": found.p,
+        "n": found.top.n,
+        "masked": found.count,
+        "draws": len(found.draws),
+        "beats": found.beats,
     }
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int
 
 from artifacts.errors import InputError
+from directions.decompose_input import check_rows
 
 PENALTIES = 16
 
@@ -267,22 +268,6 @@ def orthonormal(rows: Float64[np.ndarray, "k d"]) -> Float64[np.ndarray, "k d"]:
     basis, upper = np.linalg.qr(rows.T)
     signs = np.where(np.diagonal(upper) < 0, -1.0, 1.0)
     return np.ascontiguousarray((basis * signs).T)
-
-
-def check_rows(base: Float64[np.ndarray, "n q"], shift: Float64[np.ndarray, "n d"]) -> None:
-    """Refuse rows that cannot be decomposed.
-
-    Raises:
-        InputError: fewer than 3, or not finite; the message counts them.
-    """
-    if len(base) < 3:
-        raise InputError(f"{len(base)} prompts cannot be decomposed; give at least 3")
-    bad = ~(np.isfinite(base).all(1) & np.isfinite(shift).all(1))
-    if bad.any():
-        raise InputError(
-            f"{int(bad.sum())} of {len(base)} rows are not finite, the first at prompt "
-            f"{int(bad.argmax())}; look for overflow in the states, try --dtype float32"
-        )
 
 
 def explained_gram(problem: Ridge, penalty: float) -> Float64[np.ndarray, "n n"]:

@@ -51,21 +51,6 @@ def artifact(found: Found, model: Model, options: SelectOptions) -> Artifact:
     for name, one in found.held_out.measures.items():
         tensors[f"measure/{NAME}/{name}"] = torch.tensor([[one.value, one.low, one.high]])
     tensors |= _scores(found)
-    rule = CONTRASTS["refusal"].sign_rule
-    info = DirectionInfo(
-        site=SITE,
-        position="last" if best.position == -1 else f"template[{best.position}]",
-        blocks=(best.block,),
-        norm="raw",
-        sign_rule=rule,
-        n=found.candidates.n,
-        contrast="refusal",
-        claim=found.held_out.claim,
-        measures={
-            name: MeasureInfo(n=one.n, what=one.what, level=one.level)
-            for name, one in found.held_out.measures.items()
-        },
-    )
     manifest = Manifest(
         kind="direction-set",
         created=timestamp(),
@@ -77,7 +62,7 @@ def artifact(found: Found, model: Model, options: SelectOptions) -> Artifact:
         positions="template",
         contrast=("refusal",),
         method=_method(found, options),
-        directions={NAME: info},
+        directions={NAME: _info(found)},
         seed=options.seed,
         versions=versions(),
         device=model.device.type,
@@ -85,6 +70,24 @@ def artifact(found: Found, model: Model, options: SelectOptions) -> Artifact:
         notes=found.notes,
     )
     return Artifact(manifest, tensors)
+
+
+def _info(found: Found) -> DirectionInfo:
+    best = found.best
+    return DirectionInfo(
+        site=SITE,
+        position="last" if best.position == -1 else f"template[{best.position}]",
+        blocks=(best.block,),
+        norm="raw",
+        sign_rule=CONTRASTS["refusal"].sign_rule,
+        n=found.candidates.n,
+        contrast="refusal",
+        claim=found.held_out.claim,
+        measures={
+            name: MeasureInfo(n=one.n, what=one.what, level=one.level)
+            for name, one in found.held_out.measures.items()
+        },
+    )
 
 
 def _scores(found: Found) -> Mapping[str, Float32[Tensor, "block position"]]:

@@ -134,18 +134,14 @@ def causal(artifact: Artifact) -> go.Figure:
                 showlegend=index == 0,
             )
         )
+        ends = {"array": [high - value], "arrayminus": [value - low]}
         figure.add_trace(
             go.Scatter(
                 x=[value],
                 y=[name],
                 mode="markers",
                 marker={"color": style.PALETTE[0], "size": 10},
-                error_x={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [high - value],
-                    "arrayminus": [value - low],
-                },
+                error_x={"type": "data", "symmetric": False, **ends},
                 name="these heads",
                 showlegend=index == 0,
             )

@@ -64,10 +64,7 @@ def cross_source(artifact: Artifact, name: str, block: int | None = None) -> go.
         for family in ("score", "score_low", "score_high")
     }
     words = [
-        [
-            f"{value:.2f}<br>[{low:.2f}, {high:.2f}]"
-            for value, low, high in zip(*columns, strict=True)
-        ]
+        [f"{v:.2f}<br>[{low:.2f}, {high:.2f}]" for v, low, high in zip(*columns, strict=True)]
         for columns in zip(*cells.values(), strict=True)
     ]
     heat = go.Heatmap(

@@ -112,7 +112,7 @@ def test_planted_plain_components_are_found() -> None:
     for seed in range(20):
         rng = np.random.default_rng(seed)
         left, right = (np.linalg.qr(rng.normal(size=(n, 3)))[0] for n in (80, 40))
-        shift = (left * np.array([60, 50, 40])) @ right.T + rng.normal(size=(80, 40))
+        shift = (left * np.array([90, 80, 70])) @ right.T + rng.normal(size=(80, 40))
         null = nulls.RandomSigns(shift, spaces.shift_svd(shift, 6), seed)
         ranks.append(claim_rank(null.stage, most=6, alpha=ALPHA).claimed)
     assert set(ranks) == {3}
