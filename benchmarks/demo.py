@@ -50,11 +50,16 @@ class Demo:
         yield "extraction", ["directions.extract", "--moments", "rows", "--out", directions]
         answers = ["--limit", "24", "--new-tokens", "24", "--out", str(self.out / "answers.json")]
         yield "answers", ["evaluation.run", *answers]
+        effects = ["--effect-prompts", "16"]
         found = [directions]
         for name, step, command in (
-            ("components", "decomposition", ["directions.decompose", directions]),
+            (
+                "components",
+                "decomposition",
+                ["directions.decompose", directions, "--contrast", "shift", *effects],
+            ),
             ("selected", "selection", ["directions.select"]),
-            ("signature", "localisation", ["directions.localize"]),
+            ("signature", "localisation", ["directions.localize", "--random-sets", "5"]),
         ):
             # What an earlier run left is no result of this one.
             self._file(name).unlink(missing_ok=True)
