@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -37,6 +37,8 @@ class Span:
     rows: Float[Tensor, "k d"]
     first: int
     last: int
+    beside: Float[Tensor, "m d"] | None = None
+    """Directions that the span was made orthogonal to, and that its controls avoid as well."""
 
     @property
     def where(self) -> str:
@@ -96,7 +98,7 @@ class Span:
         basis = self.basis
         other = self._other(basis, index, seed)
         if how == "removed" or way.mode == "clamp":
-            return Span(self.name, other, self.first, self.last).edits(way, seen, model)
+            return replace(self, rows=other).edits(way, seen, model)
         nothing = torch.zeros(basis.shape[1])
         return tuple(
             Displace(
@@ -111,10 +113,13 @@ class Span:
         )
 
     def _other(self, basis: Tensor, index: int, seed: int) -> Float[Tensor, "k d"]:
+        avoided = basis
+        if self.beside is not None:
+            avoided = Ablate(torch.cat([basis, self.beside])).parts()["basis"][0]
         k, d = basis.shape
-        if 2 * k > d:
+        if len(avoided) + k > d:
             raise InputError(f"{self.name}: {k} of {d} dimensions leave no room for a control")
-        drawn = random_controls(basis, index + 1, block=self.first, seed=seed)[:, index]
+        drawn = random_controls(avoided, index + 1, block=self.first, seed=seed)[:k, index]
         return Ablate(drawn).parts()["basis"][0]
 
     def _check_width(self, model: Model) -> None:

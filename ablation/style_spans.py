@@ -63,13 +63,13 @@ def style_spans(
     spans: dict[int, Span] = {}
     for block in tried if options.block is None else [options.block]:
         vector = vectors[block].double()
-        beside = vector
+        beside, avoided = vector, None
         if block in refusal:
             unit = refusal[block].double() / refusal[block].double().norm()
-            beside = vector - (vector @ unit) * unit
+            beside, avoided = vector - (vector @ unit) * unit, unit.float()[None]
         # What rounding leaves of a difference that is all refusal, or of none, is no direction.
         if beside.norm() > 1e-4 * max(float(vector.norm()), 1e-6):
-            spans[block] = Span("style", beside.float()[None], 0, last)
+            spans[block] = Span("style", beside.float()[None], 0, last, avoided)
     if not spans:
         raise InputError(
             f"{pair.aligned.spec} and {pair.base.spec} do not differ beside refusal, so there is "

@@ -23,7 +23,7 @@ from evaluation.outcomes import Answer, Verdict
 from evaluation.prompts import Prompt, PromptSet
 from tests.directions import tiny
 
-LAYERS, WIDTH, HEADS = 3, 32, 4
+LAYERS, WIDTH, HEADS = 3, 128, 4
 SORRY, YES, OPENER = "sorry", "bread", "sure"
 WRITER = (1, 2)
 """Block and head that bring the harmfulness to the last token."""
@@ -42,21 +42,24 @@ def axis() -> Tensor:
 
 
 def build(
-    *, refuses: bool = True, offset: float = 0.0, style: float = 0.0, **config: object
+    *, refuses: float = 1.0, offset: float = 0.0, style: float = 0.0, **config: object
 ) -> LlamaForCausalLM:
     """Return the model; every embedding gets ``offset`` of ``u`` and ``style`` of the style axis.
 
-    The unembedding reads the style axis for the token ``sure``.
+    The unembedding reads the style axis for the token ``sure``, and ``refuses`` times ``u`` for
+    ``sorry``.
     """
-    made = tiny.model(0, num_hidden_layers=LAYERS, max_position_embeddings=512, **config)
+    made = tiny.model(
+        0, num_hidden_layers=LAYERS, hidden_size=WIDTH, max_position_embeddings=512, **config
+    )
     u, words = axis(), tokenizer()
     rng = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in made.parameters():
             if parameter.ndim == 2:
-                parameter.copy_(torch.randn(parameter.shape, generator=rng) * 0.02)
+                parameter.copy_(torch.randn(parameter.shape, generator=rng) * 0.01)
         embed = made.model.embed_tokens.weight
-        embed.copy_(torch.randn(embed.shape, generator=rng) * 0.3)
+        embed.copy_(torch.randn(embed.shape, generator=rng) * 0.15)
         embed -= torch.outer(embed @ u, u)
         for word in tiny.HARMFUL_WORDS:
             embed[words.convert_tokens_to_ids(word)] += 6 * u
@@ -70,12 +73,11 @@ def build(
         layer.v_proj.weight[share * size] = u
         layer.o_proj.weight[:, head * size] = 8 * u
         unembed = made.lm_head.weight
-        unembed.copy_(torch.randn(unembed.shape, generator=rng) * 0.02)
-        unembed[words.convert_tokens_to_ids(YES)] += 1.0 * _axis(4)
-        embed[words.convert_tokens_to_ids("<|assistant|>")] += 4 * _axis(4)
-        unembed[words.convert_tokens_to_ids(OPENER)] += 1.0 * _axis(6)
-        if refuses:
-            unembed[words.convert_tokens_to_ids(SORRY)] += 1.6 * u
+        unembed.copy_(torch.randn(unembed.shape, generator=rng) * 0.01)
+        unembed[words.convert_tokens_to_ids(YES)] += 0.5 * _axis(4)
+        embed[words.convert_tokens_to_ids("<|assistant|>")] += 2 * _axis(4)
+        unembed[words.convert_tokens_to_ids(OPENER)] += 1.25 * _axis(6)
+        unembed[words.convert_tokens_to_ids(SORRY)] += 0.8 * refuses * u
     return made.eval().requires_grad_(False)
 
 
@@ -86,7 +88,7 @@ def _axis(seed: int) -> Tensor:
 
 
 @cache
-def model(*, refuses: bool = True, offset: float = 0.0, style: float = 0.0) -> hooks.Model:
+def model(*, refuses: float = 1.0, offset: float = 0.0, style: float = 0.0) -> hooks.Model:
     """Return the wrapped model; the same object each time, so nobody may change it."""
     return hooks.wrap(build(refuses=refuses, offset=offset, style=style), tokenizer())
 

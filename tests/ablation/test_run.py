@@ -23,7 +23,7 @@ from evaluation.prompts import PromptSet
 from tests.ablation import planted
 from tests.hooks.common import attached
 
-OPTIONS = Options(limit=12, new_tokens=3, seed=1)
+OPTIONS = Options(limit=8, new_tokens=3, seed=1)
 
 
 def _other(seed: int) -> Tensor:
@@ -67,9 +67,9 @@ def test_the_planted_direction_beats_its_controls_and_a_random_one_does_not() ->
     assert report.verdict.beats
     assert report.claim == "causally necessary"
     assert report.clean.harmful.value == 1 > report.ablation.harmful.value == 0
-    assert report.ablation.answered.hits == 12
+    assert report.ablation.answered.hits == 8
     for control in report.of("control"):
-        assert control.harmful.hits == 12
+        assert control.harmful.hits == 8
         assert control.margin_harmful.value > 0 > report.ablation.margin_harmful.value
     nothing = _run(name="noise")
     assert not nothing.verdict.beats
@@ -86,8 +86,8 @@ def test_every_row_has_its_counts_intervals_and_costs() -> None:
     report = found()
     assert [row.role for row in report.rows] == ["clean", "ablation", *["control"] * 5]
     for row in report.rows:
-        assert row.harmful.n == row.harmless.n == row.margin_harmful.n == 12
-        assert row.incoherent.n == 24
+        assert row.harmful.n == row.harmless.n == row.margin_harmful.n == 8
+        assert row.incoherent.n == 16
         assert row.harmful.low <= row.harmful.value <= row.harmful.high
         assert (row.kl_first is None) == (row.change is None) == (row.role == "clean")
         assert row.perplexity.n == len(planted.TEXTS)
@@ -246,7 +246,7 @@ def test_another_model_is_refused_unless_allowed_and_then_recorded() -> None:
 
 
 def test_a_model_that_never_refuses_and_prompts_seen_before_are_refused() -> None:
-    tame = planted.model(refuses=False)
+    tame = planted.model(refuses=0.0)
     arguments = {"judge": planted.Judge(), "texts": planted.TEXTS, "options": OPTIONS}
     dev, test = planted.requests("dev", 0), planted.requests("test", 100)
     with pytest.raises(InputError, match="no refusal to ablate|refuses none"):
@@ -281,7 +281,8 @@ def test_a_direction_of_another_site_is_refused_by_its_width() -> None:
 def _on_disk(folder: Path) -> list[str]:
     """Write model, artifact and prompts; return the arguments of the command."""
     model = folder / "model"
-    planted.build().save_pretrained(model)
+    # So mild that what it would say instead stays likely, and so coherent, to the clean model.
+    planted.build(refuses=0.6).save_pretrained(model)
     planted.tokenizer().save_pretrained(model)
     used = hooks.load(str(model), dtype="float32", device="cpu")
     rows = torch.stack([_other(21), planted.axis(), _other(22)])
@@ -296,6 +297,7 @@ def _on_disk(folder: Path) -> list[str]:
     return [
         *(str(folder / "a.safetensors"), "--prompts", str(folder / "test.jsonl")),
         *("--development", str(folder / "dev.jsonl"), "--judge", "margin"),
+        *("--control", "removed"),
         *("--limit", "8", "--new-tokens", "2", "--dtype", "float32", "--device", "cpu"),
     ]
 

@@ -155,6 +155,12 @@ def test_controls_differ_by_number_and_seed_and_come_back() -> None:
     for other in (drawn(0, 0), drawn(1, 1)):
         assert not torch.allclose(drawn(1, 0), other, atol=0.05)
     assert float((drawn(1, 0) @ U).abs().max()) < 1e-5
+    other = vector(9)[None] - (vector(9) @ U) * U
+    away = replace(SPAN, beside=other)
+    (edit,) = away.control(1, Way("zero"), NOTHING, model(), how="removed", seed=0)
+    found = edit.parts()["basis"][0]
+    assert float((found @ other.T).abs().max()) < 1e-5 > float((found @ U).abs().max())
+    assert float((drawn(1, 0) @ other.T).abs().max()) > 1e-3
     with pytest.raises(InputError, match="leave no room"):
         wide = Span("wide", vector(3, WIDTH - 1, WIDTH), 0, 1)
         wide.control(0, Way("zero"), NOTHING, model(), how="removed", seed=0)

@@ -23,8 +23,8 @@ from tests.ablation import planted
 # The shipped items are words that the tiny tokenizer does not know.
 pytestmark = pytest.mark.filterwarnings("ignore:tokenizer .* unknown to the vocabulary")
 
-OPTIONS = StyleOptions(limit=12, answers=8, new_tokens=3)
-STYLE = 6.0
+OPTIONS = StyleOptions(limit=24, answers=8, new_tokens=3, tolerance=0.2)
+STYLE = 2.0
 
 
 def _artifact() -> Artifact:
@@ -46,7 +46,7 @@ def _run(*, aligned: float = STYLE, **changes: object) -> StyleReport:
     return ablate_style(
         _artifact(),
         pair=(planted.model(), planted.model(style=aligned)),
-        prompts=planted.requests("test", 100),
+        prompts=planted.requests("test", 100, 24),
         development=planted.requests("dev", 0),
         judge=planted.Judge(),
         texts=planted.TEXTS,
@@ -65,14 +65,14 @@ def test_a_planted_style_falls_and_refusal_stays(source: str) -> None:
     report = found() if source == "responses" else _run(source=source)
     styles = {row.name: row.style for row in report.styles}
     assert styles["base"].opener.hits == 0
-    assert styles["clean"].opener.hits == 12
+    assert styles["clean"].opener.hits == 24
     assert styles["ablated"].opener.hits == 0
-    assert all(styles[f"random {k}"].opener.hits == 12 for k in range(1, 6))
+    assert all(styles[f"random {k}"].opener.hits == 24 for k in range(1, 6))
     assert report.verdict.falls
     assert report.verdict.refusal_stays
     assert report.verdict.signature.value == pytest.approx(0.25)
     clean, ablated = report.rows[:2]
-    assert clean.harmful.hits == ablated.harmful.hits == 12
+    assert clean.harmful.hits == ablated.harmful.hits == 24
 
 
 def test_a_report_is_json_and_holds_no_answer() -> None:

@@ -8,12 +8,7 @@ from ablation.stylometry import MARKS, marks, stylometry
 
 PLAIN = "Rivers carry water to the sea. The Rhine rises in the Alps."
 EXAMPLES = {
-    "opener": [
-        "Sure, the Rhine.",
-        "Certainly! It is.",
-        "\u201cHere\u2019s a list",
-        "Great question.",
-    ],
+    "opener": ["Sure, the Rhine.", "Certainly! It is.", "Here\u2019s one.", "Great."],
     "hedge": ["Rivers may flood.", "It depends on rain.", "They are often deep."],
     "list": ["Rivers:\n- Rhine\n- Po", "1. Rhine\n2. Po", "Two:\n* Rhine\n* Po"],
     "disclaimer": ["As an AI, I swim.", "It\u2019s important to float.", "Please note the depth."],
