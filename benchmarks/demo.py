@@ -48,9 +48,9 @@ class Demo:
         directions = str(self._file("directions"))
         yield "reference pair", ["training.reference"]
         yield "extraction", ["directions.extract", "--moments", "rows", "--out", directions]
-        answers = ["--limit", "24", "--new-tokens", "24", "--out", str(self.out / "answers.json")]
+        answers = ["--limit", "16", "--new-tokens", "24", "--out", str(self.out / "answers.json")]
         yield "answers", ["evaluation.run", *answers]
-        effects = ["--effect-prompts", "16"]
+        effects = ["--effect-prompts", "8"]
         found = [directions]
         for name, step, command in (
             (
