@@ -27,9 +27,9 @@ class Common:
 
     controls: int = LEAST_CONTROLS
     """Random directions, or random sets of heads or units; 5 at least."""
-    limit: int = 48
+    limit: int = 32
     """Prompts of each class that are answered, evenly spaced; 0 means all."""
-    new_tokens: int = 32
+    new_tokens: int = 24
     """Longest answer, in tokens."""
     prompts: str = "auto"
     """Prompts to measure on. auto: our own set, less what the artifact was fitted on."""
@@ -162,6 +162,9 @@ class Options(Common):
 class StyleOptions(Common):
     """How a style is found and removed; ``python -m ablation.style`` takes these very fields."""
 
+    limit: int = 40
+    """Prompts of each class that are answered, evenly spaced; 0 means all. With fewer than 35 even
+    an unchanged refusal rate cannot be shown to stay within a tolerance of 0.1."""
     source: Literal["responses", "artifact"] = "responses"
     """responses: aligned minus base over the tokens that each model itself writes. artifact:
     aligned minus base at the last token of harmless prompts, as the artifact holds it."""
