@@ -54,6 +54,9 @@ def render(found: Mapping[str, object]) -> str:
         "",
         *_machine(found["machine"]),
     ]
+    notes = found.get("notes")
+    if isinstance(notes, Sequence):
+        parts += [line for note in notes for line in ("", f"To be measured again: {note}.")]
     if "extraction" in found:
         parts += [
             "",

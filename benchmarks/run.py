@@ -78,7 +78,7 @@ class Bench:
                 prompts, len(known.harmful), dtype=dtype, rounds=self.rounds
             )
             timings += more
-        return {"prompts": len(prompts), **page.summary(timings, limits)}
+        return {"prompts": len(prompts), "notes": [], **page.summary(timings, limits)}
 
     def _overhead(self) -> dict[str, object]:
         from benchmarks import extraction
