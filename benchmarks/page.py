@@ -45,56 +45,65 @@ def _agreement(name: str, timing: Timing, reference: Timing) -> dict[str, float]
     return found
 
 
-def render(found: Mapping[str, object]) -> str:
-    """Write the page; a part that was not measured is left out."""
+def renew(
+    records: Sequence[Mapping[str, object]],
+    machine: Mapping[str, object],
+    part: Mapping[str, object],
+) -> list[dict[str, object]]:
+    """Put newly measured numbers into the record of this machine, which then comes first."""
+    mine = [dict(record) for record in records if record["machine"] == machine]
+    others = [dict(record) for record in records if record["machine"] != machine]
+    record = mine[0] if mine else {"machine": dict(machine)}
+    return [{**record, **part}, *others]
+
+
+def render(records: Sequence[Mapping[str, object]]) -> str:
+    """Write the page, a chapter for each machine; a part that was not measured is left out."""
+    parts = ["# Benchmarks", "", "Written by `make bench`; every number was measured by it."]
+    for record in records:
+        parts += ["", *_record(record)]
+    return "\n".join(parts) + "\n"
+
+
+def _record(found: Mapping[str, object]) -> list[str]:
+    info = found["machine"]
+    assert isinstance(info, Mapping)
+    title = info["cpu"] if info["cuda"] == "none" else info["cuda"]
     parts = [
-        "# Benchmarks",
+        f"## {title}, {info['threads']} threads, {info['capabilities']}",
         "",
-        "Written by `make bench`; every number was measured by it, on:",
-        "",
-        *_machine(found["machine"]),
+        *(f"- {name}: {value}" for name, value in info.items()),
     ]
     notes = found.get("notes")
     if isinstance(notes, Sequence):
         parts += [line for note in notes for line in ("", f"To be measured again: {note}.")]
-    if "extraction" in found:
-        parts += [
-            "",
-            f"## Paired extraction: {found['prompts']} chat prompts, reference pair",
-            "",
-            "Last token of every block, both models; seconds include tokenising, not loading; "
-            "contenders alternate in one process. Cosines are to theodolite's float32 directions: "
-            "the smallest over all blocks, and over those where the direction's norm exceeds 10% "
-            "of the ambient norm.",
-            "",
-            *_extraction(found["extraction"]),
-            "",
-            "The plain loop pads batches of 32 in the given order, computes logits for every token "
-            "and keeps `output_hidden_states`; the last of these lies behind the final norm, so "
-            "its last block is left out of the cosines. TransformerLens boots with "
-            "`boot_transformers` and caches the same sites.",
-            "",
-            *_limits(found["limits"]),
-        ]
-    more = (
-        ("overhead", _overhead),
-        ("generation", _generation),
-        ("memory", _memory),
-        ("selection", _selection),
-        ("localization", _localization),
-        ("steering", steering.lines),
-    )
-    for name, write in more:
+    for name, write in _PARTS:
         if name in found:
-            parts += ["", *write(found[name])]
-    return "\n".join(parts) + "\n"
+            parts += ["", *write(found if name == "extraction" else found[name])]
+    return parts
 
 
-def _machine(info: Mapping[str, object]) -> list[str]:
-    return [f"- {name}: {value}" for name, value in info.items()]
+def _extraction(found: Mapping[str, object]) -> list[str]:
+    return [
+        f"### Paired extraction: {found['prompts']} chat prompts, reference pair",
+        "",
+        "Last token of every block, both models; seconds include tokenising, not loading; "
+        "contenders alternate in one process. Cosines are to theodolite's float32 directions: "
+        "the smallest over all blocks, and over those where the direction's norm exceeds 10% "
+        "of the ambient norm.",
+        "",
+        *_timings(found["extraction"]),
+        "",
+        "The plain loop pads batches of 32 in the given order, computes logits for every token "
+        "and keeps `output_hidden_states`; the last of these lies behind the final norm, so "
+        "its last block is left out of the cosines. TransformerLens boots with "
+        "`boot_transformers` and caches the same sites.",
+        "",
+        *_limits(found["limits"]),
+    ]
 
 
-def _extraction(rows: Sequence[Mapping[str, float]]) -> list[str]:
+def _timings(rows: Sequence[Mapping[str, float]]) -> list[str]:
     lines = [
         "| contender | dtype | median s | vs plain loop, same dtype | vs plain loop, float32 "
         "| refusal: min cos (>10%) | shift: min cos (>10%) |",
@@ -132,7 +141,7 @@ def _limits(limits: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 def _overhead(found: Mapping[str, Mapping[str, float]]) -> list[str]:
     lines = [
-        "## Registry overhead: capture at all blocks, last token, against the bare body",
+        "### Registry overhead: capture at all blocks, last token, against the bare body",
         "",
         "| dtype | bare ms | captured ms | overhead, median of paired ratios [95%] | pairs |",
         "|---|---|---|---|---|",
@@ -149,7 +158,7 @@ def _overhead(found: Mapping[str, Mapping[str, float]]) -> list[str]:
 def _memory(rows: Sequence[Mapping[str, float]]) -> list[str]:
     few, many = rows
     lines = [
-        "## Peak memory of `python -m directions.extract --moments second`",
+        "### Peak memory of `python -m directions.extract --moments second`",
         "",
         "| prompts | peak MB | seconds |",
         "|---|---|---|",
@@ -160,7 +169,7 @@ def _memory(rows: Sequence[Mapping[str, float]]) -> list[str]:
 
 def _generation(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:
     lines = [
-        "## Generation: greedy answers of the refusal-tuned reference, bfloat16",
+        "### Generation: greedy answers of the refusal-tuned reference, bfloat16",
         "",
         "| prompts | contender | answers a second | vs plain generate() | same answers |",
         "|---|---|---|---|---|",
@@ -184,7 +193,7 @@ def _generation(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[
 def _selection(found: Mapping[str, object]) -> list[str]:
     pairs = {name: found[name] for name in ("seconds", "blocks_run", "token_blocks")}
     lines = [
-        f"## Selection of a direction: {found['candidates']} candidates, "
+        f"### Selection of a direction: {found['candidates']} candidates, "
         f"{found['prompts'][0]} harmful and {found['prompts'][1]} harmless prompts, "
         f"{found['dtype']}, {found['threads']} threads",
         "",
@@ -217,7 +226,7 @@ def _selection(found: Mapping[str, object]) -> list[str]:
 def _localization(found: Mapping[str, Mapping[str, float]]) -> list[str]:
     first = next(iter(found.values()))
     lines = [
-        f"## Localisation: {first['heads']:.0f} heads, {first['prompts']:.0f} chat prompts",
+        f"### Localisation: {first['heads']:.0f} heads, {first['prompts']:.0f} chat prompts",
         "",
         "| dtype | all heads and MLPs with origin, s | one head, one forward a model, s "
         "| vs a forward for each head | largest difference |",
@@ -235,3 +244,14 @@ def _localization(found: Mapping[str, Mapping[str, float]]) -> list[str]:
         f"{first['heads'] / first['measured']:.0f}; it gives totals only. Both run the same "
         "batches without a shared prefix.",
     ]
+
+
+_PARTS = (
+    ("extraction", _extraction),
+    ("overhead", _overhead),
+    ("generation", _generation),
+    ("memory", _memory),
+    ("selection", _selection),
+    ("localization", _localization),
+    ("steering", steering.lines),
+)

@@ -19,8 +19,8 @@ DTYPES = ("float32", "bfloat16")
 class Bench:
     """Measure speed and memory side by side with peers, on the reference pair.
 
-    Timings need an otherwise idle machine. Parts that are not asked for keep the numbers of the
-    last run in OUT, which must have been measured on this machine with these versions.
+    Timings need an otherwise idle machine. Parts that are not asked for keep the numbers that
+    this machine gave with these versions; those of other machines stay beside them.
     """
 
     only: tuple[Part, ...] = (
@@ -55,15 +55,15 @@ class Bench:
         from benchmarks import machine, page
 
         file = self.out / "benchmarks.json"
-        found = json.loads(file.read_text()) if file.exists() else {}
-        if found.get("machine") != machine.describe():
-            found = {"machine": machine.describe()}
+        records = json.loads(file.read_text())["machines"] if file.exists() else []
         for part in self.only:
             emit_line(f"measuring: {part}")
-            found |= getattr(self, f"_{part}")()
-            file.write_text(json.dumps(found, indent=1) + "\n")
-            (self.out / "benchmarks.md").write_text(page.render(found))
-        emit_line(page.render(found))
+            records = page.renew(records, machine.describe(), getattr(self, f"_{part}")())
+            text = json.dumps({"machines": records}, indent=1) + "\n"
+            file.write_text(text)
+            records = json.loads(text)["machines"]
+            (self.out / "benchmarks.md").write_text(page.render(records))
+        emit_line(page.render(records))
         return 0
 
     def _extraction(self) -> dict[str, object]:

@@ -146,7 +146,7 @@ def lines(found: Mapping[str, object]) -> list[str]:
         for row in found["speed"]
     ]
     return [
-        f"## Steering: generate() under a policy, {found['dtype']}, {found['threads']} threads",
+        f"### Steering: generate() under a policy, {found['dtype']}, {found['threads']} threads",
         "",
         "| policy | batch | tokens a second | vs bare generate() | tokens read for 8 prompts |",
         "|---|---|---|---|---|",
