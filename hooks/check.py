@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from artifacts.errors import InputError
 from hooks import fingerprint
 from hooks.accumulate import Rows
+from hooks.adapter import adapted_weight
 from hooks.capture import Capture
 from hooks.encoded import Encoded
 from hooks.engine import EngineOptions
@@ -206,7 +207,7 @@ def relative_error(got: Tensor, want: Tensor) -> float:
 def output_weights(module: nn.Module, n_heads: int) -> tuple[Tensor, Tensor | None]:
     """Return W_O as [head, d_head, d_model] and the bias of an attention output projection.
 
-    Knows nn.Linear, GPT-2's Conv1D, and a LoRA layer around one with its adapter on or off.
+    Knows nn.Linear, GPT-2's Conv1D, and a LoRA or DoRA layer around one, on or off.
 
     Raises:
         InputError: a quantised or unknown projection, whose weights cannot be read as a matrix.
@@ -215,13 +216,11 @@ def output_weights(module: nn.Module, n_heads: int) -> tuple[Tensor, Tensor | No
     weight = getattr(inner, "weight", None)
     if not isinstance(weight, Tensor) or weight.ndim != 2:
         raise InputError(f"{type(inner).__name__}: its weights cannot be read as a matrix")
+    own = weight.detach() if inner is module else adapted_weight(module).to(weight.dtype)
     # nn.Linear keeps [out, in], Conv1D [in, out].
-    matrix = weight.detach().T if isinstance(inner, nn.Linear) else weight.detach()
+    matrix = own.T if isinstance(inner, nn.Linear) else own
     if matrix.shape[0] != input_width(inner):
         raise InputError(f"{type(inner).__name__}: unexpected weight shape {tuple(weight.shape)}")
-    for name in getattr(module, "active_adapters", ()):
-        if not getattr(module, "disable_adapters", True):
-            matrix = matrix + module.get_delta_weight(name).T  # type: ignore[operator]
     bias = getattr(inner, "bias", None)
     heads = rearrange(matrix, "(head d) out -> head d out", head=n_heads)
     return heads, bias.detach() if isinstance(bias, Tensor) else None

@@ -18,6 +18,7 @@ from transformers import (
 from transformers.utils import logging as logging_of_transformers
 
 from hooks.adapter import AdapterMode, AdapterSwitch
+from hooks.adapter_file import read_adapter
 from hooks.errors import ModelError, TokenizerError
 from hooks.hardware import Dtype, pick_device, pick_dtype
 from hooks.model import Model, view_of
@@ -44,15 +45,18 @@ def load(
             ``BASE+ADAPTER`` (a PEFT adapter folder on a base).
         dtype: ``auto`` is bfloat16 where the hardware multiplies it natively, else float32.
         device: ``auto`` is the first accelerator, else the CPU; ``map`` spreads a model that is
-            larger than one device (accelerate's ``device_map="auto"``).
+            larger than one device (accelerate's ``device_map="auto"``). Weights that fit on none
+            are refused, not fetched from disk.
         revision: commit or branch on the hub.
         adapter_mode: ``merged`` keeps the adapted weights beside the base's, ``live`` runs the
-            adapter's own layers; ``auto`` merges up to 4 GiB. See :mod:`hooks.adapter`.
+            adapter's own layers; ``auto`` merges what can be, up to 4 GiB. LoRA and DoRA are
+            served, also with layers that were trained whole. See :mod:`hooks.adapter`.
         stream: ``float32`` keeps the residual stream of a low-precision model in float32 inside
             hook contexts, ``auto`` does so where the family can. See :mod:`hooks.precision`.
 
     Raises:
-        ModelError: nothing loadable is there, or its weights are pickle-family files.
+        ModelError: nothing loadable is there, its weights are pickle-family files, or they do not
+            fit on the devices.
         TokenizerError: the tokenizer cannot be loaded.
     """
     base, adapter = split_spec(spec)
@@ -195,12 +199,28 @@ def _load_base(
             )
     except (OSError, ValueError) as error:
         raise ModelError(_explain(name, error)) from error
-    if device != "map":
+    if device == "map":
+        _require_present(hf, name)
+    else:
         nn.Module.to(hf, where)  # in place for modules
     hf.eval().requires_grad_(False)
     folder = Path(name) if Path(name).is_dir() else _snapshot(hf)
     commit = getattr(hf.config, "_commit_hash", None)
     return hf, _load_tokenizer(name, revision), Source(spec, name, folder, commit or revision)
+
+
+def _require_present(hf: PreTrainedModel, name: str) -> None:
+    """Refuse weights that accelerate has put aside, because nothing can read or exchange them.
+
+    Raises:
+        ModelError: counts them.
+    """
+    places = [part.device.type for part in hf.parameters()]
+    if aside := places.count("meta"):
+        raise ModelError(
+            f"{name}: {aside} of {len(places)} weights do not fit on the devices here and would be "
+            "fetched anew in every pass; use a smaller --dtype or more memory"
+        )
 
 
 @contextmanager
@@ -233,16 +253,13 @@ def _snapshot(hf: PreTrainedModel) -> Path | None:
 
 
 def _add_adapter(hf: PreTrainedModel, folder: Path, spec: str, mode: AdapterMode) -> AdapterSwitch:
-    # transformers would fall back to adapter_model.bin, so this very file must be there.
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise ModelError(
-            f"{folder}: no safetensors adapter there; pickle-family files are not read"
-        )
+    config, state = read_adapter(folder, spec, hf)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # peft warns about keys that it then loads
             with _no_bars():
-                info = hf.load_adapter(str(folder), is_trainable=False)
+                # transformers says dict and reads a PeftConfig.
+                info = hf.load_adapter(peft_config=config, adapter_state_dict=state)  # type: ignore[arg-type]
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         first = str(error).splitlines()[0][:200]
         raise ModelError(f"{spec}: the adapter does not fit its base ({first})") from error
