@@ -3,6 +3,7 @@
     from reports import figures
     figures.separation(artifact)                     # a plotly figure, for a notebook
     page = reports.report(artifact)                  # page.html is the whole page as text
+    page = reports.report(artifact, reports.read("ablation.json"))  # a chapter for each file
 
 Nothing is estimated here: every number drawn or written is one that the artifact holds.
 """
@@ -15,10 +16,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from reports import figures
     from reports.page import Page, report
+    from reports.sources import Record, read
 
-_HOMES = {"Page": "reports.page", "report": "reports.page"}
+_HOMES = {
+    "Page": "reports.page",
+    "Record": "reports.sources",
+    "read": "reports.sources",
+    "report": "reports.page",
+}
 
-__all__ = ["Page", "figures", "report"]
+__all__ = ["Page", "Record", "figures", "read", "report"]
 
 
 def __getattr__(name: str) -> object:

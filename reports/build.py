@@ -1,4 +1,4 @@
-"""python -m reports.build ARTIFACT... --out report.html: a page that opens without a network."""
+"""python -m reports.build FILE... --out report.html: a page that opens without a network."""
 
 from __future__ import annotations
 
@@ -12,36 +12,39 @@ from artifacts.command import Output, OutputFlags, emit_json, emit_line, main
 
 @dataclass(frozen=True, kw_only=True)
 class Build:
-    """Build the HTML report of one or more artifacts."""
+    """Build one HTML report of artifacts, policies, judged answers, ablations and evaluations."""
 
     artifacts: tyro.conf.Positional[tuple[Path, ...]]
-    """The artifacts (.safetensors); each gets a chapter."""
+    """Files, a chapter each: artifacts and steering policies (.safetensors), and what
+    evaluation.run, ablation.run, ablation.style and steering.evaluate wrote (.json)."""
+    absent: tuple[str, ...] = ()
+    """Sentences on what is not in the report, and why; they stand on top of the page."""
     out: Path = Path("report.html")
     """Where to write the page."""
     output: OutputFlags = Output()
 
     def run(self) -> int:
-        """Verify the artifacts, write the page, say what it shows.
+        """Verify the files, write the page, say what it shows.
 
         Raises:
-            InputError: no artifact was named.
+            InputError: no file was named, or one that no report can show.
         """
         from artifacts.errors import InputError
-        from artifacts.read import load
         from artifacts.write import write_file
         from reports.page import report
+        from reports.sources import read
 
         if not self.artifacts:
-            raise InputError("no artifact was named: python -m reports.build FILE.safetensors")
-        loaded = [load(path) for path in self.artifacts]
-        page = report(*loaded)
+            raise InputError("no file was named: python -m reports.build FILE.safetensors")
+        loaded = [read(path) for path in self.artifacts]
+        page = report(*loaded, absent=self.absent)
         write_file(self.out, page.html.encode("utf-8"))
         if self.output.json:
             emit_json(
                 {
                     "out": str(self.out),
                     "artifacts": [str(path) for path in self.artifacts],
-                    "digests": [artifact.manifest.digest for artifact in loaded],
+                    "digests": [source.digest for source in loaded],
                     "finding": page.finding,
                     "figures": page.shown,
                     "missing": page.missing,

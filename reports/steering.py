@@ -75,7 +75,7 @@ def frontier(found: Frontier | Mapping[str, object]) -> go.Figure:
     """
     import plotly.graph_objects as go
 
-    from reports import style
+    from reports import style, words
 
     value = found if isinstance(found, Mapping) else _as_dict(found)
     families = _families(value)
@@ -87,7 +87,8 @@ def frontier(found: Frontier | Mapping[str, object]) -> go.Figure:
     figure.update_xaxes(title_text="benign requests answered", tickformat=".0%")
     figure.update_yaxes(title_text="harmful requests refused", tickformat=".0%")
     counts = f"n = {value['n_harmful']} harmful, {value['n_benign']} benign prompts"
-    title = f"Defence against benign use, {value['model']} ({counts}; 95% intervals)"
+    model = words.plain(str(value["model"]))
+    title = f"Defence against benign use, {model} ({counts}; 95% intervals)"
     return style.finish(figure, title, height=460)
 
 
@@ -100,7 +101,7 @@ def _as_dict(found: Frontier) -> Mapping[str, object]:
 def _families(value: Mapping[str, object]) -> dict[str, list[Mapping[str, object]]]:
     points = value["points"]
     families: dict[str, list[Mapping[str, object]]] = {}
-    for point in points if isinstance(points, list) else []:
+    for point in points if isinstance(points, list | tuple) else []:
         families.setdefault(str(point["family"]), []).append(point)
     # The curve of fixed strengths begins at the unsteered model.
     if "fixed" in families:
@@ -111,17 +112,17 @@ def _families(value: Mapping[str, object]) -> dict[str, list[Mapping[str, object
 def _trace(family: str, points: Sequence[Mapping[str, object]], index: int) -> go.Scatter:
     import plotly.graph_objects as go
 
-    from reports import style
+    from reports import style, words
 
     colour = style.GREY if family == "unsteered" else style.colour(index)
     axes = {name: _axis(points, name, colour) for name in ("compliance", "defence")}
-    names = [str(point["name"]) for point in points]
+    names = [words.plain(str(point["name"])) for point in points]
     return go.Scatter(
         x=axes["compliance"][0],
         y=axes["defence"][0],
         error_x=axes["compliance"][1],
         error_y=axes["defence"][1],
-        name=family,
+        name=words.plain(family),
         mode="lines+markers" if len(points) > 1 else "markers",
         marker={"size": 10, "symbol": _SYMBOLS[index % len(_SYMBOLS)], "color": colour},
         line={"color": colour, "width": 1.6},

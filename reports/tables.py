@@ -77,11 +77,15 @@ def controls(artifact: Artifact) -> Table:
 
 def models(artifact: Artifact) -> Table:
     """Return the models by field, base and aligned side by side."""
-    base, aligned = artifact.manifest.base, artifact.manifest.aligned
-    left, right = _model(base), _model(aligned)
-    keys = list(left or right)
-    rows = tuple((key, left.get(key, NONE), right.get(key, NONE)) for key in keys)
-    return Table(("", "base", "aligned"), rows)
+    return side_by_side({"base": artifact.manifest.base, "aligned": artifact.manifest.aligned})
+
+
+def side_by_side(models: Mapping[str, ModelInfo | None]) -> Table:
+    """Return models by field, one column each."""
+    columns = {name: _model(model) for name, model in models.items() if model is not None}
+    keys = list(next(iter(columns.values()), {}))
+    rows = tuple((key, *(column[key] for column in columns.values())) for key in keys)
+    return Table(("", *columns), rows)
 
 
 def data(artifact: Artifact) -> Table:
@@ -150,9 +154,7 @@ def _range(point: reading.Point | None) -> str:
     return NONE if point is None else f"{point.low:.3f} – {point.high:.3f}"
 
 
-def _model(model: ModelInfo | None) -> dict[str, str]:
-    if model is None:
-        return {}
+def _model(model: ModelInfo) -> dict[str, str]:
     weights = ", ".join(f"{file}: {sha}" for file, sha in sorted(model.weight_digests.items()))
     return {
         "model": model.spec,

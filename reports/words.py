@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from artifacts.artifact import Artifact
@@ -93,15 +95,27 @@ def claims(artifact: Artifact) -> tuple[ClaimText, ...]:
     """Return every claim level in the artifact with what it shows and what it does not."""
     levels: set[Claim] = {about.claim for about in artifact.manifest.directions.values()}
     return tuple(
-        ClaimText(
+        claim_text(
             level,
-            tuple(
-                name for name in artifact.names if artifact.manifest.directions[name].claim == level
-            ),
-            *_CLAIMS[level],
+            *(name for name in artifact.names if artifact.manifest.directions[name].claim == level),
         )
         for level in sorted(levels)
     )
+
+
+def claim_text(level: Claim, *names: str) -> ClaimText:
+    """Return what a claim level shows and does not show, for these names."""
+    return ClaimText(level, names, *_CLAIMS[level])
+
+
+def plain(text: str) -> str:
+    """Return a text for a figure, where plotly would take ``<b>`` and its like for markup."""
+    return html.escape(text, quote=False)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a phrase: ``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def _against(found: Verdict, *, claimed: bool) -> str:

@@ -43,6 +43,8 @@ class Behaviour:
     parts: tuple[int, ...]
     """Third of the requests that each belongs to; all forms of a request share one."""
     margins: Float[np.ndarray, "row"] = field(repr=False)
+    requests: tuple[str, ...] | None = field(default=None, repr=False)
+    """Request of each prompt without its form; intervals resample these. None: all different."""
 
     @property
     def refused(self) -> Bool[np.ndarray, "row"]:
@@ -70,6 +72,7 @@ class Behaviour:
             forms=tuple(self.forms[row] for row in chosen),
             parts=tuple(self.parts[row] for row in chosen),
             margins=self.margins[chosen],
+            requests=self.requests and tuple(self.requests[row] for row in chosen),
         )
 
 
@@ -110,7 +113,7 @@ def observe(
     part_of = thirds(prompts, seed=seed)
     ids: list[Encoded] = []
     states: list[Tensor] = []
-    found: list[tuple[bool, Outcome, str, int, float]] = []
+    found: list[tuple[bool, Outcome, str, int, float, str]] = []
     for form in tqdm(forms, desc="prompts", unit="form", disable=not progress, leave=False):
         asked = in_form(prompts, form)
         encoded = encode(model, asked)
@@ -119,8 +122,8 @@ def observe(
         ids.append(encoded)
         states.append(read)
         for p, outcome, m in zip(prompts.prompts, outcomes, margin.tolist(), strict=True):
-            found.append((p.label == "harmful", outcome, form, part_of[p.id], float(m)))
-    harmful, outcomes, names, parts, margin = zip(*found, strict=True)
+            found.append((p.label == "harmful", outcome, form, part_of[p.id], float(m), p.id))
+    harmful, outcomes, names, parts, margin, requests = zip(*found, strict=True)
     return Behaviour(
         joined(ids),
         torch.cat(states, dim=1),
@@ -129,6 +132,7 @@ def observe(
         tuple(names),
         tuple(parts),
         np.array(margin),
+        tuple(requests),
     )
 
 

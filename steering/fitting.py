@@ -92,8 +92,12 @@ def fit_policy(
         progress=progress,
     )
     masks = require_classes(found.part(0), model.spec)
-    design = design_of(model, Material(found.part(0), found.part(1), masks), options)
-    points, chosen = _strength(model, design, found.part(1), tokens, options)
+    second = found.part(1)
+    design = design_of(model, Material(found.part(0), second, masks), options)
+    harmful = int(second.harmful.sum())
+    sizes = {"range.n_harmful": harmful, "range.n_benign": len(second.harmful) - harmful}
+    design = replace(design, facts={**design.facts, **sizes})
+    points, chosen = _strength(model, design, second, tokens, options)
     policy = design.make(chosen.strength)
     verdict = check(model, policy, found.part(2), tokens, options, seed=options.seed)
     notes = (*design.notes, *require(verdict, force=force))

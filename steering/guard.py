@@ -34,13 +34,27 @@ class Verdict:
 
     def facts(self) -> dict[str, str | int | float | bool]:
         """Give the numbers for a manifest."""
-        return {
+        intervals = {
+            "harmful_change": self.harmful.difference,
+            "benign_change": self.benign.difference,
+            "kl": self.cost.divergence,
+            "perplexity_ratio": self.cost.perplexity,
+        }
+        ends = {
+            f"check.{name}_{end}": float(getattr(interval, end))
+            for name, interval in intervals.items()
+            for end in ("low", "high")
+        }
+        return ends | {
             "check.harmful_refused_before": self.harmful.before,
             "check.harmful_refused_after": self.harmful.after,
             "check.n_harmful": self.harmful.difference.n,
             "check.benign_refused_before": self.benign.before,
             "check.benign_refused_after": self.benign.after,
             "check.n_benign": self.benign.difference.n,
+            "check.n_requests_harmful": self.harmful.difference.n_clusters,
+            "check.n_requests_benign": self.benign.difference.n_clusters,
+            "check.n_answers": self.cost.divergence.n,
             "check.kl": self.cost.divergence.value,
             "check.perplexity_ratio": self.cost.perplexity.value,
             "check.passed": not self.problems,
@@ -63,8 +77,8 @@ def check(
     """
     after = first_margins(model, policy, held_out.encoded, tokens) > 0
     before = held_out.margins > 0
-    harmful = _change(before, after, held_out.harmful, seed)
-    benign = _change(before, after, ~held_out.harmful, seed)
+    harmful = _change(before, after, held_out, held_out.harmful, seed)
+    benign = _change(before, after, held_out, ~held_out.harmful, seed)
     rows = benign_rows(held_out, before)
     answers = paths(model, held_out.select(rows).encoded, new_tokens=options.answer_tokens)
     cost = utility(model, policy, answers, seed=seed)
@@ -96,9 +110,17 @@ def require(verdict: Verdict, *, force: bool) -> tuple[str, ...]:
 
 
 def _change(
-    before: Bool[np.ndarray, "row"], after: Bool[np.ndarray, "row"], mask: np.ndarray, seed: int
+    before: Bool[np.ndarray, "row"],
+    after: Bool[np.ndarray, "row"],
+    found: Behaviour,
+    mask: np.ndarray,
+    seed: int,
 ) -> Change:
-    return Change.of(before[mask].tolist(), after[mask].tolist(), seed=seed)
+    # All forms of a request stand or fall together.
+    clusters = None
+    if found.requests is not None:
+        clusters = [found.requests[row] for row in np.flatnonzero(mask)]
+    return Change.of(before[mask].tolist(), after[mask].tolist(), clusters=clusters, seed=seed)
 
 
 def _problems(

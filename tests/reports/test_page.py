@@ -250,9 +250,9 @@ def test_several_artifacts_make_one_page_with_a_chapter_each(artifact: Artifact)
     assert "#part-" not in first.html  # a single artifact needs no list of chapters
 
 
-def test_no_artifact_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_file_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(Build, []) == 2
-    assert "no artifact was named" in capsys.readouterr().err
+    assert "no file was named" in capsys.readouterr().err
 
 
 def test_the_command_refuses_what_is_not_an_artifact(
