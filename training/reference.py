@@ -21,7 +21,8 @@ class Reference:
     """Make reference:base and reference:aligned ready and check them; --retrain trains anew."""
 
     retrain: bool = False
-    """Repeat the recipe from theodolite's own data and measure the result (about 15 minutes)."""
+    """Repeat the recipe from theodolite's own data and measure the result; the training of the
+    shipped adapter alone took 23 minutes on two cores."""
     out: Path = Path("runs/reference")
     """Folder for a retrained adapter, its metrics and its card."""
     also: tuple[Path, ...] = ()

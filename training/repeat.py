@@ -25,7 +25,7 @@ from training.data import load_training_data
 from training.fitting import train
 from training.measuring import NEW_TOKENS, measure
 from training.metrics import AdapterRow, Metrics, RateRow
-from training.recipe import Recipe
+from training.recipe import Recipe, TrainingError
 from training.save import BASE_NAME, WEIGHTS, save_adapter
 
 _PACKAGES = ("torch", "transformers", "peft", "safetensors", "gguf", "numpy", "scipy")
@@ -59,8 +59,13 @@ def repeat(
 
     Raises:
         PromptError: a file of ``also`` cannot be read; found out before training begins.
-        TrainingError: training failed; names the step.
+        TrainingError: ``folder`` is a file, found out before training too; or training failed:
+            names the step.
+        OSError: ``folder`` cannot be made.
     """
+    if folder.exists() and not folder.is_dir():
+        raise TrainingError(f"{folder}: a file is in the way; give a folder with --out")
+    folder.mkdir(parents=True, exist_ok=True)
     further = [*shipped_beside_test(), *(read(path) for path in also)]
     took = fit(folder, recipe, progress=progress)
     return assess(folder, recipe, took, dtype=dtype, also=further, progress=progress)

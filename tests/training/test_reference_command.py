@@ -110,6 +110,14 @@ def test_an_unreadable_further_file_is_refused_before_training(tmp_path: Path) -
         repeat.repeat(tmp_path, repeat.Recipe(), also=[tmp_path / "absent.jsonl"])
 
 
+def test_a_place_that_cannot_hold_the_adapter_is_refused_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "taken").write_text("x")
+    assert main(Reference, ["--retrain", "--out", str(tmp_path / "taken")]) == 2
+    assert "a file is in the way" in capsys.readouterr().err
+
+
 class Fixed:
     """A model that refuses a fixed number of the first requests it is given."""
 
