@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
@@ -10,7 +12,7 @@ from torch import Tensor
 from hooks.capture import Capture
 from hooks.errors import EditContractError, EditError
 from hooks.gates import Gate
-from hooks.interventions import Apply, Intervention
+from hooks.interventions import Add, Apply, Intervention
 from hooks.layout import Tap
 from hooks.positions import Frame
 from hooks.protocols import Stage
@@ -76,7 +78,25 @@ class GateAction:
         self.gate = gate
         self.tap = tap
         self.calls = 0
-        self.strength: Float[Tensor, "row"] | None = None
+        self._strength: Float[Tensor, "row"] | None = None
+        self._shut: bool | None = None
+
+    @property
+    def strength(self) -> Float[Tensor, "row"] | None:
+        """What each row of the batch at hand gets; None before its prompts were read."""
+        return self._strength
+
+    @strength.setter
+    def strength(self, value: Float[Tensor, "row"] | None) -> None:
+        self._strength, self._shut = value, None
+
+    def shuts(self, rows: int) -> bool:
+        """True where it was read for a batch of ``rows`` and every one of them gets exactly 0."""
+        if self._strength is None or len(self._strength) != rows:
+            return False
+        if self._shut is None:
+            self._shut = not bool(self._strength.any())
+        return self._shut
 
     def __call__(self, x: Tensor, frame: Frame) -> Tensor:
         """Decide where this pass holds the last prompt token; returns ``x`` itself."""
@@ -111,7 +131,9 @@ class EditAction:
         self.gate = gate
         self.calls = 0
         self._tensors = edit.parts()
+        self._per_row = edit.per_row
         self._memo: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = {}
+        self._steps: dict[tuple[torch.device, torch.dtype], Tensor] = {}
         self._check_fit()
 
     def _check_fit(self) -> None:
@@ -141,6 +163,8 @@ class EditAction:
         if wanted is not None and not wanted.any():
             return x
         self.calls += 1
+        if self.gate is not None and self.gate.shuts(frame.batch):
+            return x  # x + 0 (e(x) - x)
         state = x
         if self.tap.heads is not None:
             state = rearrange(x, "row token (head d) -> row token head d", head=self.tap.heads)
@@ -159,31 +183,50 @@ class EditAction:
                 )
             if self.gate is None:
                 return new
-            return (state + self._strength(state, frame) * (new - state)).to(state.dtype)
+            share = self._strength(state.dtype, state.ndim, frame)
+            return (state + share * (new - state)).to(state.dtype)
+        if isinstance(self.edit, Add) and not torch.is_grad_enabled():
+            return self._plus(state, frame)
         wide = state.float() if state.dtype in (torch.bfloat16, torch.float16) else state
-        new = self.edit.edit(wide, self._parts(wide, frame))
+        new = self.edit.edit(wide, self._parts((wide.device, wide.dtype), wide.ndim, frame))
         if self.gate is not None:
-            new = wide + self._strength(wide, frame) * (new - wide)
+            new = wide + self._strength(wide.dtype, wide.ndim, frame) * (new - wide)
         return new.to(state.dtype)
 
-    def _strength(self, wide: Tensor, frame: Frame) -> Tensor:
+    def _plus(self, state: Tensor, frame: Frame) -> Tensor:
+        """Return x + s c v in one sum: every token of a steered answer pays for it.
+
+        torch adds in the wider type and rounds once, as ``x.float() + s c v`` cast back would.
+        """
+        kind = (state.device, torch.promote_types(state.dtype, torch.float32))
+        step = self._steps.get(kind)
+        if step is None:
+            parts = self._parts(kind, state.ndim, frame)
+            step = parts["scale"] * parts["direction"]
+            if not self._per_row:
+                self._steps[kind] = step
+        if self.gate is not None:
+            step = self._strength(kind[1], state.ndim, frame) * step
+        return torch.add(state, step, out=torch.empty_like(state))
+
+    def _strength(self, dtype: torch.dtype, ndim: int, frame: Frame) -> Tensor:
         strength = None if self.gate is None else self.gate.strength
         if strength is None or len(strength) != frame.batch:
             raise EditError(f"{self.tap.site.name}: its gate has not read this batch's prompts")
-        return _over_tokens(strength.to(wide.dtype), wide.ndim)
+        return _over_tokens(strength.to(dtype), ndim)
 
-    def _parts(self, wide: Tensor, frame: Frame) -> dict[str, Tensor]:
-        key = (wide.device, wide.dtype)
-        if key not in self._memo:
-            self._memo[key] = {
-                name: tensor.to(wide.device, wide.dtype)
-                for name, (tensor, _) in self._tensors.items()
+    def _parts(
+        self, kind: tuple[torch.device, torch.dtype], ndim: int, frame: Frame
+    ) -> dict[str, Tensor]:
+        if kind not in self._memo:
+            self._memo[kind] = {
+                name: tensor.to(*kind) for name, (tensor, _) in self._tensors.items()
             }
-        parts = self._memo[key]
-        if not self.edit.per_row:
+        parts = self._memo[kind]
+        if not self._per_row:
             return parts
         return {
-            name: self._rows(part, self._tensors[name][1], wide.ndim, frame, name)
+            name: self._rows(part, self._tensors[name][1], ndim, frame, name)
             for name, part in parts.items()
         }
 
@@ -227,6 +270,9 @@ class EditAction:
             )
         if new is old or (new.data_ptr() == old.data_ptr() and new.numel()):
             raise EditContractError(f"{name}: edited in place; return a new tensor")
+        # A number that is not finite makes the sum so: one pass over the state, not four.
+        if math.isfinite(float(new.detach().sum())):
+            return
         bad = ~torch.isfinite(new)
         # A padding token may already be non-finite; the edit is not to blame for it.
         if bad.any() and (bad & torch.isfinite(old)).any():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -23,15 +24,21 @@ def config_digest(config: PretrainedConfig) -> str:
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return SHA-256 over vocabulary, merges and special tokens (not the chat template)."""
-    if tokenizer.is_fast:
-        backend = json.loads(tokenizer.backend_tokenizer.to_str())  # type: ignore[attr-defined]
-        # Set by the last call and no part of the tokenizer.
-        backend.pop("truncation", None)
-        backend.pop("padding", None)
-    else:
-        backend = tokenizer.get_vocab()
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-    return _of_json({"backend": backend, "special": special})
+    if tokenizer.is_fast:
+        backend = tokenizer.backend_tokenizer.to_str()  # type: ignore[attr-defined]
+        return _of_backend(backend, json.dumps(special))
+    return _of_json({"backend": tokenizer.get_vocab(), "special": special})
+
+
+@lru_cache(maxsize=4)
+def _of_backend(text: str, special: str) -> str:
+    """Return the digest of a fast tokenizer; read again only where its text has changed."""
+    backend = json.loads(text)
+    # Set by the last call and no part of the tokenizer.
+    backend.pop("truncation", None)
+    backend.pop("padding", None)
+    return _of_json({"backend": backend, "special": json.loads(special)})
 
 
 def template_digest(tokenizer: PreTrainedTokenizerBase) -> str | None:
@@ -41,12 +48,23 @@ def template_digest(tokenizer: PreTrainedTokenizerBase) -> str | None:
 
 
 def folder_digests(folder: Path) -> dict[str, str]:
-    """Return SHA-256 of every safetensors file in ``folder``, by file name."""
+    """Return SHA-256 of every safetensors file in ``folder``, by file name.
+
+    A file is read again only where its size, inode or time of change differ from the last time:
+    whatever belongs to a model asks for its digest, and weights are long.
+    """
     found: dict[str, str] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+        status = path.stat()
+        found[path.name] = _of_file(path, status.st_size, status.st_ino, status.st_mtime_ns)
     return found
+
+
+@lru_cache(maxsize=256)
+def _of_file(path: Path, size: int, inode: int, changed: int) -> str:
+    del size, inode, changed  # they are the key of the cache
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def state_digest(tensors: Mapping[str, Tensor]) -> str:

@@ -135,11 +135,12 @@ class Frame:
 
         Padding may be edited too then: nothing attends to it and no capture reads it.
         """
-        width = self.mask.shape[1]
-        prompt = self.prompt_tokens >= width
-        generated = self.prompt_tokens == 0
-        in_step = {"both": True, "prompt": prompt, "generated": generated}[steps]
-        return rule == "all" and in_step
+        if rule != "all":
+            return False
+        if steps == "both":
+            return True
+        prompt, width = self.prompt_tokens, self.mask.shape[1]
+        return prompt >= width if steps == "prompt" else prompt == 0
 
     def _by_rule(self, rule: PositionRule) -> Bool[Tensor, "row token"]:
         if callable(rule):

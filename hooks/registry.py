@@ -223,9 +223,10 @@ class Registry:
             self._refuse_ambiguous(ids)
             self._prompt_width = width
         self._last_ids = ids if past == 0 else None
-        real = torch.ones(rows, width, dtype=torch.bool, device=source.device)
         if isinstance(mask, Tensor) and mask.ndim == 2:
             real = mask[:, -width:].bool().to(source.device)
+        else:
+            real = torch.ones(rows, width, dtype=torch.bool, device=source.device)
         prompt_width = past if self._prompt_width is None else self._prompt_width
         return Frame(ids, real, prompt_tokens=min(max(prompt_width - past, 0), width))
 
