@@ -6,13 +6,18 @@
 
 Refused prompts are mostly plain and complied ones mostly wrapped, so pooled means differ by form
 as much as by refusal. Vectors that are added are therefore stratified: within a form, then
-averaged over forms. The gate reads the pooled ones, whose two coordinates let a logistic
-regression take the form out.
+averaged over forms. The gate reads positions on the pooled ones, in one of two inner products:
+
+    pos(h) = (h - mu) . A v / (v . A v),   A = I       (reading "mean", as in the paper)
+                                           A = S^-1    (reading "lda"; Fisher 1936)
+
+with S the shrunk covariance within the classes, so that coordinates which vary with form and topic
+count less. Either way the two positions let a logistic regression take the form out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +28,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from hooks.interventions import unit
-from probes.separation import auc
+from probes.shrinkage import Shrunk
 from steering.errors import PolicyError
 from steering.laws import Logistic
 from steering.policy import Reading
@@ -85,30 +90,67 @@ class Axes:
     block: int
     origin: Float[Tensor, "d"]
     """Mean of the complied harmful states."""
-    rejection: Float[Tensor, "d"]
-    harmfulness: Float[Tensor, "d"]
+    readers: Float[Tensor, "2 d"]
+    """A v / (v . A v) of the rejection and of the harmfulness axis."""
+
+    @classmethod
+    def of(
+        cls,
+        block: int,
+        origin: Float[Tensor, "d"],
+        axes: Float[Tensor, "2 d"],
+        within: Shrunk | None = None,
+    ) -> Axes:
+        """Read along the axes themselves, or with the inner product of ``within``'s inverse.
+
+        Raises:
+            PolicyError: an axis is zero, so that no position on it exists.
+        """
+        wide = axes.double()
+        turned = wide if within is None else torch.from_numpy(within.solve(wide.numpy().T).T)
+        size = einsum(wide, turned, "line d, line d -> line")
+        if not bool((size > 0).all()):
+            raise PolicyError(f"block {block}: two classes have equal means; choose another block")
+        return cls(block, origin, turned / size[:, None])
 
     def positions(self, states: Float[Tensor, "row d"]) -> Float[np.ndarray, "row 2"]:
-        """Return pos_RD and pos_HD of states: 0 at the origin, 1 at the other class mean.
-
-        pos = (h - mu) . v / |v|^2
-        """
+        """Return pos_RD and pos_HD of states: 0 at the origin, 1 at the other class mean."""
         centred = states.double() - self.origin.double()
-        both = torch.stack([self.rejection, self.harmfulness]).double()
-        along = einsum(centred, both, "row d, line d -> row line")
-        return (along / both.square().sum(dim=-1)).numpy()
+        return einsum(centred, self.readers.double(), "row d, line d -> row line").numpy()
 
 
-def axes_at(states: Float[Tensor, "block row d"], masks: dict[str, Mask], block: int) -> Axes:
-    """Return the pooled axes of one block."""
-    here = states[block : block + 1]
+def axes_at(
+    states: Float[Tensor, "block row d"],
+    masks: Mapping[str, Mask],
+    block: int,
+    *,
+    shrinkage: float | None = None,
+) -> Axes:
+    """Return the pooled axes of one block.
+
+    Args:
+        states: states of every block.
+        masks: rows of the three classes.
+        block: which block.
+        shrinkage: share of the identity in the covariance of the reading ``lda``, 1 for all but
+            Euclidean; None for the reading ``mean``.
+    """
+    here = states[block]
     refused, complied = masks["refused harmful"], masks["complied harmful"]
-    return Axes(
-        block,
-        here[0][torch.from_numpy(complied)].mean(dim=0),
-        pooled(here, refused, complied)[0],
-        pooled(here, masks["complied harmless"], complied)[0],
-    )
+    harmless = masks["complied harmless"]
+    axes = torch.stack([pooled(here[None], one, complied)[0] for one in (refused, harmless)])
+    within = None
+    if shrinkage is not None:
+        within = Shrunk.fit(_residuals(here, (refused, complied, harmless)), shrinkage)
+    return Axes.of(block, here[torch.from_numpy(complied)].mean(dim=0), axes, within)
+
+
+def _residuals(
+    states: Float[Tensor, "row d"], classes: Sequence[Mask]
+) -> Float[np.ndarray, "chosen d"]:
+    """Return states about their own class mean."""
+    parts = [states[torch.from_numpy(rows)].double() for rows in classes]
+    return torch.cat([part - part.mean(dim=0) for part in parts]).numpy()
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,13 +193,12 @@ def fit_logistic(
 def as_reading(axes: Axes, fit: Fit, shift: float = 0.0, *, floor: float = 0.1) -> Reading:
     """Turn a regression on positions into what the registry's gate reads: one direction.
 
-        w . (z - m) / s + b = h . u + b',   u = sum_k (w_k / s_k) v_k / |v_k|^2
+        w . (z - m) / s + b = h . u + b',   u = sum_k (w_k / s_k) r_k
 
-    ``shift`` is added to the log-odds.
+    with r_k the axes' readers. ``shift`` is added to the log-odds.
     """
-    rows = torch.stack([axes.rejection, axes.harmfulness]).double()
-    rate = torch.from_numpy(fit.weight / fit.scale) / rows.square().sum(dim=-1)
-    direction = einsum(rate, rows, "line, line d -> d")
+    rate = torch.from_numpy(fit.weight / fit.scale)
+    direction = einsum(rate, axes.readers.double(), "line, line d -> d")
     norm = float(direction.norm())
     if norm == 0:
         raise PolicyError(f"block {axes.block}: the regression found no direction; choose another")
@@ -179,9 +220,3 @@ def cross_validated(
         here = fold == number
         found[here] = fit_logistic(positions[~here], positive[~here]).logit(positions[here])
     return found
-
-
-def separation(positions: Float[np.ndarray, "row 2"], positive: Mask) -> float:
-    """Return the AUC of cross-validated log-odds."""
-    logit = cross_validated(positions, positive)
-    return float(auc(logit[positive], logit[~positive]))

@@ -27,6 +27,8 @@ from steering.policy import SITE
 LEAST = 8
 """Fewest prompts of a class from which a direction is taken."""
 _CHUNK = 64
+_TURNS = (0, 1, 0, 2)
+"""The part that each request in turn goes to."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +43,7 @@ class Behaviour:
     forms: tuple[str, ...]
     """Form of each prompt: ``plain`` or the wrapper's kind."""
     parts: tuple[int, ...]
-    """Third of the requests that each belongs to; all forms of a request share one."""
+    """Part of the requests that each belongs to; all forms of a request share one."""
     margins: Float[np.ndarray, "row"] = field(repr=False)
     requests: tuple[str, ...] | None = field(default=None, repr=False)
     """Request of each prompt without its form; intervals resample these. None: all different."""
@@ -57,7 +59,7 @@ class Behaviour:
         return np.array([outcome == "complied" for outcome in self.outcomes])
 
     def part(self, number: int) -> Behaviour:
-        """Return the rows of one third."""
+        """Return the rows of one part."""
         return self.select([row for row, part in enumerate(self.parts) if part == number])
 
     def select(self, rows: Sequence[int]) -> Behaviour:
@@ -81,13 +83,27 @@ def in_form(prompts: PromptSet, form: str) -> PromptSet:
     return prompts if form == "plain" else press(prompts, form)
 
 
-def thirds(prompts: PromptSet, *, seed: int) -> dict[str, int]:
-    """Deal the requests of each class into three parts, by id."""
+def deal(prompts: PromptSet, *, seed: int) -> dict[str, int]:
+    """Deal the requests of each class into a half and two quarters, by id."""
     found: dict[str, int] = {}
     for label, rows in (("harmful", prompts.harmful), ("harmless", prompts.harmless)):
-        order = generator("steering thirds", label, seed).permutation(len(rows))
-        found |= {rows[index].id: place % 3 for place, index in enumerate(order.tolist())}
+        order = generator("steering parts", label, seed).permutation(len(rows))
+        for place, index in enumerate(order.tolist()):
+            found[rows[index].id] = _TURNS[place % len(_TURNS)]
     return found
+
+
+def evenly(prompts: PromptSet, n: int) -> PromptSet:
+    """Keep ``n`` prompts of each class, spread over the set, so that every category is in.
+
+    Sets are ordered by category: the first ``n`` would be of one or two.
+    """
+    kept = [
+        rows[index * len(rows) // n] if n < len(rows) else rows[index]
+        for rows in (prompts.harmful, prompts.harmless)
+        for index in range(min(n, len(rows)))
+    ]
+    return replace(prompts, prompts=tuple(kept))
 
 
 def observe(
@@ -110,7 +126,7 @@ def observe(
         PromptError: an unknown form.
         PositionError: a prompt that the context does not hold.
     """
-    part_of = thirds(prompts, seed=seed)
+    part_of = deal(prompts, seed=seed)
     ids: list[Encoded] = []
     states: list[Tensor] = []
     found: list[tuple[bool, Outcome, str, int, float, str]] = []

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from artifacts.manifest import Option
 from hooks import Model
-from probes.separation import auc_estimate
+from probes.separation import Estimate, auc_estimate
 from steering.axes import (
     Axes,
     Mask,
@@ -21,7 +21,6 @@ from steering.axes import (
     cross_validated,
     fit_logistic,
     project,
-    separation,
     stratified,
 )
 from steering.behaviour import LEAST, Behaviour
@@ -30,12 +29,13 @@ from steering.laws import Logistic, Step
 from steering.options import FitOptions
 from steering.policy import Policy, Reading, Term
 
-_NEAR = 0.01
+_NORMAL = 1.96
+"""Half the width of a 95% interval in standard errors."""
 
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """What a design is made of: two thirds of the requests, and the classes of the first."""
+    """What a design is made of: two parts of the requests, and the classes of the first."""
 
     first: Behaviour
     second: Behaviour
@@ -67,7 +67,7 @@ def adasteer(model: Model, material: Material, options: FitOptions) -> Design:
         x'_l = x_l + c_r(s) s_l RD_l + c_c(s) s_l HD'_l,   s_l = strength n_l / |v_l|
 
     c_r: logistic in the positions on both axes, fitted to tell complied harmful from harmless
-    prompts of another third. c_c: fitted to tell harmless from harmful ones; it pushes towards
+    prompts of another part. c_c: fitted to tell harmless from harmful ones; it pushes towards
     compliance what looks harmless, and only where harmless prompts are refused at all. HD' is
     the projection of HD on RD (``parallel``) or what is orthogonal to it. Hard gate: c_r is 0 or
     1. Additive: no gate, c_r = 1.
@@ -77,7 +77,7 @@ def adasteer(model: Model, material: Material, options: FitOptions) -> Design:
     """
     first, second = material.first, material.second
     block, auc_value = _gate_block(model, material, options)
-    axes = axes_at(first.states, dict(material.masks), block)
+    axes = _axes(material, block, options)
     blocks = options.blocks or tuple(range(block + 1, model.n_layers))
     vectors = _vectors(material, options)
     norms = first.states.norm(dim=-1).mean(dim=-1)
@@ -138,7 +138,11 @@ def _at_norm(
 def _gate_block(
     model: Model, material: Material, options: FitOptions
 ) -> tuple[int, dict[str, Option]]:
-    """Choose the earliest block that tells complied harmful from harmless prompts well."""
+    """Choose the earliest block that tells complied harmful from harmless prompts well.
+
+    Well: an AUC that is no more than one standard error below the best block's (Breiman et al.
+    1984). The earlier the block, the more blocks are left to steer.
+    """
     second = material.second
     rows = _needy(second) | ~second.harmful
     last = model.n_layers - 1 - max(1, min(2, model.n_layers // 10))
@@ -151,23 +155,27 @@ def _gate_block(
         blocks = [options.gate_block]
     else:
         blocks = list(range(model.n_layers // 3, last + 1))
-    found = {}
-    for block in blocks:
-        axes = axes_at(material.first.states, dict(material.masks), block)
-        here = axes.positions(second.states[block])
-        found[block] = separation(here[rows], second.harmful[rows])
-    best = max(found.values())
-    chosen = next(block for block in blocks if found[block] >= best - _NEAR)
-    axes = axes_at(material.first.states, dict(material.masks), chosen)
-    logit = cross_validated(axes.positions(second.states[chosen])[rows], second.harmful[rows])
     harmful = second.harmful[rows]
-    estimate = auc_estimate(logit[harmful], logit[~harmful])
+    found: dict[int, Estimate] = {}
+    for block in blocks:
+        here = _axes(material, block, options).positions(second.states[block])[rows]
+        logit = cross_validated(here, harmful)
+        found[block] = auc_estimate(logit[harmful], logit[~harmful])
+    best = max(found.values(), key=lambda estimate: estimate.value)
+    least = best.value - (best.high - best.low) / (2 * _NORMAL)
+    chosen = next(block for block in blocks if found[block].value >= least)
+    estimate = found[chosen]
     return chosen, {
         "gate_auc": float(estimate.value),
         "gate_auc_low": float(estimate.low),
         "gate_auc_high": float(estimate.high),
         "gate_auc_n": estimate.n,
     }
+
+
+def _axes(material: Material, block: int, options: FitOptions) -> Axes:
+    shrinkage = options.shrinkage if options.reading == "lda" else None
+    return axes_at(material.first.states, material.masks, block, shrinkage=shrinkage)
 
 
 def _needy(found: Behaviour) -> Mask:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
@@ -107,22 +107,15 @@ class Evaluate:
 
     def _sets(self) -> tuple[PromptSet, tuple[PromptSet, ...]]:
         from evaluation.sets import load_set
+        from steering.behaviour import evenly
+
+        if self.limit < 2:
+            raise InputError(f"limit={self.limit}: give 2 requests of each set at least")
 
         def some(name: str, label: Literal["harmful", "harmless"]) -> PromptSet:
-            return _spread(load_set(name).select(label=label), self.limit)
+            return evenly(load_set(name).select(label=label), self.limit)
 
         return some(self.harmful, "harmful"), tuple(some(n, "harmless") for n in self.benign)
-
-
-def _spread(prompts: PromptSet, limit: int) -> PromptSet:
-    """Keep prompts that are spread evenly over the set, so that every category is in."""
-    rows = prompts.prompts
-    if limit < 2:
-        raise InputError(f"limit={limit}: give 2 requests of each set at least")
-    if len(rows) <= limit:
-        return prompts
-    kept = tuple(rows[index * len(rows) // limit] for index in range(limit))
-    return replace(prompts, prompts=kept)
 
 
 def _named(policies: Mapping[Path, Policy]) -> dict[str, Policy]:

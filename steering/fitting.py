@@ -3,8 +3,9 @@
     fitted = steering.fit_policy(hooks.load("reference:aligned"))
     steering.save(fitted.policy, "policy.safetensors")
 
-Requests are dealt into thirds. Directions come from the first, the gate's coefficients and the
-strength from the second, and the third checks the result, so that no prompt does two jobs.
+Requests are dealt into a half and two quarters. Axes and vectors come from the half, the gate's
+coefficients and the strength from a quarter, and the other quarter checks the result, so that no
+request does two jobs.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from evaluation.catalogue import shipped
 from evaluation.judges.tokens import RefusalTokens, find_refusal_tokens
 from evaluation.prompts import PromptSet
 from hooks import Model
-from steering.behaviour import Behaviour, observe, require_classes
+from steering.behaviour import Behaviour, deal, evenly, observe, require_classes
 from steering.designs import Design, Material, design_of
 from steering.guard import Verdict, benign_rows, check, require
 from steering.measuring import paths
@@ -49,10 +50,13 @@ class Fitted:
 
 def default_prompts(limit: int) -> PromptSet:
     """Give development requests: harmful, ordinary harmless, and harmless that look risky."""
-    plain = shipped("development")
-    risky = shipped("development-borderline").prompts[: limit // 3]
-    ordinary = plain.harmless[: limit - len(risky)]
-    rows = (*plain.harmful[:limit], *ordinary, *risky)
+    plain, risky = shipped("development"), shipped("development-borderline")
+    few = evenly(risky, limit // 3).prompts
+    rows = (
+        *evenly(plain.select(label="harmful"), limit).prompts,
+        *evenly(plain.select(label="harmless"), limit - len(few)).prompts,
+        *few,
+    )
     return replace(plain, prompts=rows, name="development, with borderline")
 
 
@@ -80,7 +84,7 @@ def fit_policy(
         JudgeError: no token tells the classes apart.
     """
     options, start = options or FitOptions(), time.perf_counter()
-    asked = (prompts or default_prompts(options.limit)).select(limit=options.limit)
+    asked = evenly(prompts or default_prompts(options.limit), options.limit)
     tokens = refusal_tokens(model, asked)
     found = observe(
         model,
@@ -109,7 +113,7 @@ def fit_policy(
 
 def refusal_tokens(model: Model, asked: PromptSet) -> RefusalTokens:
     """Find the model's refusal tokens on some of the requests, as they are."""
-    few = asked.select(limit=_TOKEN_PROMPTS)
+    few = evenly(asked, _TOKEN_PROMPTS)
     return find_refusal_tokens(model, few.select(label="harmful"), few.select(label="harmless"))
 
 
@@ -133,16 +137,18 @@ def _documented(
     options: FitOptions,
     notes: tuple[str, ...],
 ) -> Policy:
-    counts = asked.counts
-    share = {label: n // 3 for label, n in counts.items()}
-    fit = {label: n - share[label] for label, n in counts.items()}
+    checked = {id_ for id_, part in deal(asked, seed=options.seed).items() if part == 2}
+    share = {label: 0 for label in asked.counts}
+    for prompt in asked.prompts:
+        share[prompt.label] += prompt.id in checked
+    fit = {label: n - share[label] for label, n in asked.counts.items()}
     facts = {
         **options.record(),
         **design.facts,
         **verdict.facts(),
         "strength": chosen.strength,
         "safe_strength": max(point.strength for point in points if point.safe),
-        "split": "thirds of the requests, by seed",
+        "split": "a half and two quarters of the requests, by seed",
     }
     data = (
         DataInfo(source=asked.source, digest=asked.digest, n=fit, role="fit"),

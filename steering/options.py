@@ -10,6 +10,7 @@ from steering.errors import PolicyError
 
 FitMethod = Literal["adasteer", "scans", "hard-gate", "additive"]
 HarmDirection = Literal["parallel", "orthogonal"]
+GateReading = Literal["lda", "mean"]
 FORMS = ("plain", "code-completion", "text-continuation", "opener-injection")
 """Forms of the fit prompts: as they are, and in wrappers that get past many refusals."""
 
@@ -23,15 +24,22 @@ class FitOptions:
     hd: HarmDirection = "parallel"
     """Harmfulness direction: its projection on the rejection direction, as in AdaSteer's released
     vectors, or the part orthogonal to it."""
+    reading: GateReading = "lda"
+    """How the gate reads its two axes: lda (whitened by the covariance within classes) or mean
+    (along the differences of means, as in AdaSteer)."""
+    shrinkage: float = 0.3
+    """Share of the identity in that covariance; prompts of one request are alike, so that more is
+    needed than independent rows would need."""
     judge: str = "margin"
     """Who says what the model refuses: margin (first token, no generation), or default, prefix,
     embedding, combined, which read greedy answers."""
     forms: tuple[str, ...] = FORMS
     """plain, kinds of wrappers, prefill-N; see python -m evaluation.sources."""
-    limit: int = 72
-    """Requests of each class; each is read in every form."""
+    limit: int = 96
+    """Requests of each class, spread over the set; each is read in every form."""
     gate_block: int | None = None
-    """Block that the gate reads; by default the one that tells harmful prompts apart best."""
+    """Block that the gate reads; by default the earliest that tells harmful prompts apart as well
+    as any, within one standard error."""
     blocks: tuple[int, ...] | None = None
     """Blocks to steer; by default all behind the gate."""
     strengths: tuple[float, ...] = (0.005, 0.01, 0.02, 0.04, 0.08)
@@ -60,6 +68,8 @@ class FitOptions:
         for name in ("max_kl", "max_perplexity", "max_benign_lost", "false_open"):
             if not math.isfinite(getattr(self, name)) or getattr(self, name) < 0:
                 raise PolicyError(f"{name}={getattr(self, name)}: give a number from 0 on")
+        if not 0 < self.shrinkage <= 1:
+            raise PolicyError(f"shrinkage={self.shrinkage}: give a share above 0, up to 1")
         if (
             not self.strengths
             or any(not math.isfinite(s) or s <= 0 for s in self.strengths)
@@ -70,7 +80,7 @@ class FitOptions:
             )
         if self.limit < 24:
             raise PolicyError(
-                f"limit={self.limit}: the fit cuts the requests in three; give at least 24"
+                f"limit={self.limit}: the fit deals the requests in three; give at least 24"
             )
         if self.answer_tokens < 2 or not self.forms or not self.opener.strip():
             raise PolicyError("give 2 answer tokens, one form and an opener at least")

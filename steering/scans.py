@@ -3,7 +3,7 @@
     v_l = mean(h_l | harmful) - mean(h_l | harmless), norm 1       (Cao et al. 2024, eq. 1)
 
 The original sets the threshold for each test set; here one is taken from requests of another
-third than the anchors, and none from a test.
+part than the anchors, and none from a test.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from steering.errors import PolicyError
 from steering.measuring import batches
 from steering.options import FitOptions
 from steering.policy import Policy, Term
-from steering.serve import scans_context
 from steering.transition import Transition, moves
 
 _CURVE = 41

@@ -23,6 +23,7 @@ from steering import behaviour as behaviours
 from steering.behaviour import in_form, observe, require_classes
 from steering.designs import adasteer
 from steering.errors import PolicyError
+from steering.fitting import default_prompts
 from steering.guard import check, require
 from steering.measuring import Paths, first_margins, paths, touched, utility
 from steering.options import FitOptions
@@ -116,13 +117,13 @@ def test_an_empty_class_says_what_to_do() -> None:
     }
 
 
-def test_every_form_of_a_request_is_in_one_third() -> None:
+def test_every_form_of_a_request_is_in_one_part() -> None:
     few = shipped("development").select(limit=12)
     found = observe(model(), few, ("plain", "opener-injection"), tokens())
     assert len(found.encoded) == 48
     assert found.parts[:24] == found.parts[24:]
-    for part in range(3):
-        assert int(found.part(part).harmful.sum()) == 8
+    for part, n in enumerate((12, 6, 6)):
+        assert int(found.part(part).harmful.sum()) == n
     wrapped = encode(model(), in_form(few, "opener-injection"))
     assert found.encoded.ids[24:] == wrapped.ids
     alone = hooks.Rows()
@@ -267,6 +268,7 @@ def test_options_that_no_fit_can_use_are_refused() -> None:
         ({"max_kl": float("nan")}, "max_kl"),
         ({"limit": 5}, "at least 24"),
         ({"opener": " "}, "an opener"),
+        ({"shrinkage": 0.0}, "shrinkage=0.0"),
     ):
         with pytest.raises(PolicyError, match=words):
             FitOptions(**wrong)
@@ -288,8 +290,23 @@ def test_help_is_quick_and_needs_no_torch(verb: str) -> None:
     assert "Exit code" in done.stdout or "nothing is written" in done.stdout
 
 
-def test_thirds_are_even_and_depend_on_the_seed_only() -> None:
+def test_parts_are_a_half_and_two_quarters_and_depend_on_the_seed_only() -> None:
     few = shipped("development").select(limit=12)
-    one = behaviours.thirds(few, seed=0)
-    assert one == behaviours.thirds(few, seed=0) != behaviours.thirds(few, seed=1)
-    assert [list(one.values()).count(part) for part in range(3)] == [8, 8, 8]
+    one = behaviours.deal(few, seed=0)
+    assert one == behaviours.deal(few, seed=0) != behaviours.deal(few, seed=1)
+    assert [list(one.values()).count(part) for part in range(3)] == [12, 6, 6]
+
+
+def test_requests_are_spread_over_the_whole_set() -> None:
+    whole = shipped("development")
+    few = behaviours.evenly(whole, 24)
+    assert few.counts == {"harmful": 24, "harmless": 24}
+    categories = {p.category for p in whole.prompts}
+    assert {p.category for p in few.prompts} == categories
+    assert {p.category for p in whole.select(limit=24).prompts} < categories
+    assert behaviours.evenly(whole, 500).prompts == (*whole.harmful, *whole.harmless)
+    asked = default_prompts(48)
+    assert asked.counts == {"harmful": 48, "harmless": 48}
+    risky = [p for p in asked.harmless if p.category == "borderline"]
+    assert len(risky) == 16
+    assert {p.category for p in asked.prompts} == {*categories, "borderline"}
