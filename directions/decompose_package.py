@@ -106,7 +106,7 @@ def artifact(
         data=parent.data,
         positions=parent.positions,
         contrast=tuple(dict.fromkeys(one.contrast for one in found)),
-        method=_method(found, options),
+        method=_settings(parent) | _method(found, options),
         directions={one.name: _info(one, source, options, sign_rule) for one in found},
         seed=options.seed,
         versions=versions(),
@@ -134,7 +134,7 @@ def _tensors(one: Decomposed, options: DecomposeOptions) -> dict[str, Tensor]:
         f"component/{name}": _single(components),
         f"singular_values/{name}": _single(values),
     }
-    for measure in _measures(one):
+    for measure in one.results[0].estimates:
         rows = [result.estimates[measure] for result in one.results]
         columns = np.stack([[r.value, r.low, r.high] for r in rows])
         tensors[f"measure/{name}/{measure}"] = _single(columns)
@@ -157,10 +157,6 @@ def _single(values: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
 
 
-def _measures(one: Decomposed) -> tuple[str, ...]:
-    return tuple(one.results[0].estimates)
-
-
 def _info(
     one: Decomposed, source: Source, options: DecomposeOptions, sign_rule: str
 ) -> DirectionInfo:
@@ -181,7 +177,7 @@ def _info(
                 what=words[measure.rstrip("0123456789")],
                 level=first[measure].level,
             )
-            for measure in _measures(one)
+            for measure in first
         },
     )
 
@@ -209,6 +205,12 @@ def describe(method: MethodName) -> Mapping[str, str]:
         "null_c": f"singular value {null}: mean and band; components past the first that fails "
         "repeat its null",
     }
+
+
+def _settings(parent: Manifest) -> dict[str, Option]:
+    """Carry what a reader needs to make the parent's states again."""
+    kept = ("allow_mismatch", "dtype", "split", "stream", "system")
+    return {name: parent.method[name] for name in kept if name in parent.method}
 
 
 def _method(found: Sequence[Decomposed], options: DecomposeOptions) -> dict[str, Option]:

@@ -124,6 +124,7 @@ def select(
         used = _model(model, source, chosen)
         data, validation = three_ways(prompts, test, seed=chosen.seed)
         notes = [*data.notes, *_unknown_fit(source, data)]
+        data, validation = _under(source, data, validation)
         tokens = refusal_tokens(used, data.fit)
         scorer = Scorer(used, tokens.ids)
         validation, more = _answered(used, tokens, validation, "validation", chosen)
@@ -231,6 +232,18 @@ def _unknown_fit(source: Artifact | None, data: Split) -> tuple[str, ...]:
         f"the candidates were fitted on other prompts ({sources}); that none of them is among the "
         "validation or test prompts cannot be told from digests",
     )
+
+
+def _under(source: Artifact | None, data: Split, validation: PromptSet) -> tuple[Split, PromptSet]:
+    """Put the system prompt, under which an artifact's states were taken, before all prompts."""
+    system = None if source is None else source.manifest.method.get("system")
+    if not isinstance(system, str):
+        return data, validation
+
+    def put(part: PromptSet) -> PromptSet:
+        return replace(part, prompts=tuple(replace(p, system=system) for p in part.prompts))
+
+    return replace(data, fit=put(data.fit), test=put(data.test)), put(validation)
 
 
 def _candidates(
