@@ -81,10 +81,14 @@ def refused(found: Answers) -> go.Figure:
     names = [words.plain(f"{_short(prompts)}, {label}") for prompts, label in places]
     for index, setting in enumerate(found.settings):
         rates = {(r.set, r.label): r for r in _refusals(found) if r.setting == setting.name}
-        shown = [(n, rates[at]) for n, at in zip(names, places, strict=True) if at in rates]
+        # Settings lie beside one another, so that their intervals do not cover each other.
+        aside = 0.3 * (index - (len(found.settings) - 1) / 2) / max(1, len(found.settings) - 1)
+        shown = [(row + aside, rates[at]) for row, at in enumerate(places) if at in rates]
         figure.add_trace(_points(shown, setting.name, index))
     figure.update_xaxes(range=[-0.03, 1.03], tickformat=".0%", title_text="refused")
-    figure.update_yaxes(autorange="reversed")
+    figure.update_yaxes(
+        tickvals=list(range(len(places))), ticktext=names, range=[len(places) - 0.5, -0.5]
+    )
     counts = sorted({rate.n for rate in found.rates})
     n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     title = f"Refused, by set and class (n = {n} each; judge {words.plain(found.judge)})"
@@ -92,7 +96,7 @@ def refused(found: Answers) -> go.Figure:
     return figure.update_layout(margin={"l": 190}, legend={"y": -0.55 / (1 + 0.3 * len(places))})
 
 
-def _points(shown: Sequence[tuple[str, Answered]], name: str, index: int) -> go.Scatter:
+def _points(shown: Sequence[tuple[float, Answered]], name: str, index: int) -> go.Scatter:
     rates = [rate for _, rate in shown]
     return go.Scatter(
         x=[rate.value for rate in rates],
@@ -114,7 +118,7 @@ def _points(shown: Sequence[tuple[str, Answered]], name: str, index: int) -> go.
             "color": style.GREY,
         },
         text=[f"{rate.hits} of {rate.n}" for rate in rates],
-        hovertemplate="%{y}: %{text}, %{x:.1%}<extra></extra>",
+        hovertemplate="%{text}, %{x:.1%}<extra></extra>",
     )
 
 
@@ -135,7 +139,10 @@ def _signed(moved: Moved) -> str:
 def _outcomes(found: Answers) -> Table:
     cells = {(r.set, r.label, r.setting, r.outcome): r for r in found.rates}
     rows = []
-    for prompts, label, setting in dict.fromkeys(key[:3] for key in cells):
+    places = dict.fromkeys(key[:2] for key in cells)
+    for prompts, label, setting in (
+        (*place, one.name) for place in places for one in found.settings
+    ):
         own = [cells.get((prompts, label, setting, outcome)) for outcome in _OUTCOMES]
         first, *rest = own
         others = (NONE if rate is None else f"{rate.hits}" for rate in rest)

@@ -20,7 +20,13 @@ CAPTIONS = {
     "grey is not evidence; a component above it need not matter to the model.",
     "ranks": "Components above the null by block, each block tested on its own, and the held-out "
     "share of the shift that the map explains (0: no better than the mean shift).",
+    "component_effects": "Interventions at the block of the decomposition, on held-out prompts. "
+    "Removed: harmful prompts are moved along the component to where harmless ones are; added: "
+    "the other way round. Points: mean change of the refusal log-odds with its 95% bootstrap "
+    "interval. Grey: the range over random directions that move every prompt as far. Open points "
+    "are not beyond their controls.",
 }
+_PARTS = (("removed", "removed, harmful prompts"), ("added", "added, harmless prompts"))
 
 
 def names(artifact: Artifact) -> tuple[str, ...]:
@@ -85,6 +91,94 @@ def ranks(artifact: Artifact) -> go.Figure:
             figure.add_trace(curve.update(showlegend=False), row=1, col=2)
     figure.update_xaxes(title_text="block (0-based)")
     return style.finish(figure, "Ranks and explained share by block (bands: 95% intervals)")
+
+
+def acted(artifact: Artifact) -> tuple[str, ...]:
+    """Return the decompositions whose components were intervened on."""
+    method = artifact.manifest.method
+    return tuple(name for name in names(artifact) if f"removed.{name}.c1" in method)
+
+
+def effects(artifact: Artifact) -> go.Figure:
+    """Draw what removing and adding each component does to refusal, beside random directions.
+
+    In log-odds of the refusal tokens at the first answer token.
+
+    Raises:
+        MissingPart: no intervention was run.
+    """
+    shown = acted(artifact)
+    if not shown:
+        raise MissingPart("no intervention was run on the components (--effect-prompts 0)")
+    figure = make_subplots(
+        rows=len(shown),
+        cols=2,
+        shared_yaxes=True,
+        horizontal_spacing=0.06,
+        vertical_spacing=0.3 / len(shown),
+        subplot_titles=[f"{name}: {title}" for name in shown for _, title in _PARTS],
+    )
+    counts: set[str] = set()
+    for row, name in enumerate(shown, start=1):
+        for column, (part, _) in enumerate(_PARTS, start=1):
+            for trace in _effect(artifact, name, part, first=row == column == 1):
+                figure.add_trace(trace, row=row, col=column)
+        counts.add(str(artifact.manifest.method.get(f"removed_n.{name}.c1", "?")))
+    figure.update_yaxes(autorange="reversed")
+    figure.update_xaxes(title_text="change of the log-odds (nats)", row=len(shown))
+    title = f"What each component does to refusal (n = {'/'.join(sorted(counts))} prompts a class)"
+    return style.finish(figure, title, height=130 + 210 * len(shown))
+
+
+def _effect(artifact: Artifact, name: str, part: str, *, first: bool) -> list[go.Scatter]:
+    method = artifact.manifest.method
+    many = artifact.tensors[f"singular_values/{name}"].shape[-1]
+    keys = [f"c{k}" for k in range(1, many + 1) if f"{part}.{name}.c{k}" in method]
+    found = [_numbers(method[f"{part}.{name}.{key}"]) for key in keys]
+    traces = []
+    for index, key in enumerate(keys):
+        band = _numbers(method.get(f"{part}_control.{name}.{key}"))
+        random = go.Scatter(
+            x=band,
+            y=[key.upper()] * len(band),
+            mode="lines",
+            line={"color": style.GREY, "width": 14},
+            opacity=0.45,
+            name="random directions, least to greatest",
+            showlegend=first and index == 0,
+            hovertemplate="random: %{x:.3f}<extra></extra>",
+        )
+        traces.append(random)
+    beats = [method.get(f"{part}_beats.{name}.{key}") is True for key in keys]
+    traces.append(
+        go.Scatter(
+            x=[value for value, *_ in found],
+            y=[key.upper() for key in keys],
+            mode="markers",
+            name="component",
+            showlegend=first,
+            marker={
+                "color": style.PALETTE[1],
+                "size": 9,
+                "symbol": ["circle" if one else "circle-open" for one in beats],
+            },
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": [high - value for value, _, high in found],
+                "arrayminus": [value - low for value, low, _ in found],
+                "color": style.PALETTE[1],
+                "thickness": 1.2,
+                "width": 3,
+            },
+            hovertemplate="%{y}: %{x:.3f}<extra></extra>",
+        )
+    )
+    return traces
+
+
+def _numbers(value: object) -> list[float]:
+    return [float(str(part)) for part in value] if isinstance(value, tuple | list) else []
 
 
 def _best(artifact: Artifact, name: str) -> int:

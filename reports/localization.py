@@ -11,7 +11,9 @@ from torch import Tensor
 
 from artifacts.artifact import Artifact
 from reports import style
+from reports.chapter import Block
 from reports.reading import MissingPart
+from reports.tables import Table
 
 CAPTIONS = {
     "signature_total": "Aligned minus base contribution along the direction at the last prompt "
@@ -28,6 +30,8 @@ CAPTIONS = {
     "tokens, against random sets of as many other heads.",
 }
 _ENDS = ("score_low", "score_high")
+_LISTED = 8
+"""Heads, and MLPs, in the table."""
 _DIVERGING = [(0, style.PALETTE[1]), (0.5, "#f4f3ef"), (1, style.PALETTE[0])]
 
 
@@ -175,6 +179,34 @@ def finding(artifact: Artifact) -> str:
         f"{high:+.2f})."
     )
     return f"{sentence} {_causal_words(artifact)}"
+
+
+def lead(artifact: Artifact) -> tuple[Block, ...]:
+    """Return the strongest heads and MLPs as a table."""
+    rows = [*_strongest(artifact, "heads"), *_strongest(artifact, "mlps")]
+    columns = ("place", "score [95%]", "q", "origin", "echo")
+    said = (
+        f"The {_LISTED} largest of each kind; {_scored(artifact)}. Score: aligned minus base along "
+        "the direction, in units of the pooled spread. Origin: the part of its own weights. Echo: "
+        "the part of its changed inputs. q: false discovery rate over all heads and MLPs."
+    )
+    return (Block("The strongest heads and MLPs", Table(columns, tuple(rows)), said, wide=True),)
+
+
+def _strongest(artifact: Artifact, kind: str) -> list[tuple[str, ...]]:
+    parts = ("total", "origin", "echo")
+    total, origin, echo = (_values(artifact, f"score/{kind}/{part}") for part in parts)
+    low, high = (_values(artifact, f"{family}/{kind}/total") for family in _ENDS)
+    q = _values(artifact, f"score/{kind}/total/q")
+    rows = []
+    for place in total.abs().flatten().argsort(descending=True)[:_LISTED].tolist():
+        at = divmod(place, total.shape[1]) if total.ndim == 2 else (place,)
+        named = f"head {at[0]}.{at[1]}" if len(at) == 2 else f"MLP {at[0]}"
+        value, start, end, first, second = (float(t[at]) for t in (total, low, high, origin, echo))
+        rare = "< 0.001" if float(q[at]) < 0.001 else f"{float(q[at]):.3f}"
+        stated = f"{value:+.2f} [{start:+.2f}, {end:+.2f}]"
+        rows.append((named, stated, rare, f"{first:+.2f}", f"{second:+.2f}"))
+    return rows
 
 
 def _causal_words(artifact: Artifact) -> str:

@@ -81,6 +81,7 @@ def report(
     environment = Environment(
         loader=PackageLoader("reports"), autoescape=True, undefined=StrictUndefined
     )
+    environment.tests["unbroken"] = _unbroken
     html = environment.get_template("page.html.j2").render(
         title=placed[0].chapter.title,
         placed=placed,
@@ -94,6 +95,11 @@ def report(
         shown=tuple(section.key for section in sections if section.figure is not None),
         missing=tuple(section.missing for section in sections if section.missing is not None),
     )
+
+
+def _unbroken(cell: str) -> bool:
+    """Say whether a cell holds a word, such as a digest, that must be broken to fit a column."""
+    return any(len(word) > 40 for word in cell.split())
 
 
 def _chapter(source: Artifact | Record) -> Chapter:

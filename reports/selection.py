@@ -11,7 +11,9 @@ from plotly.subplots import make_subplots
 from artifacts.artifact import Artifact
 from artifacts.manifest import Option
 from reports import style
+from reports.chapter import Block
 from reports.reading import MissingPart
+from reports.tables import NONE, Table
 
 NAME = "selected"
 CAPTIONS = {
@@ -135,11 +137,12 @@ def effects(artifact: Artifact) -> go.Figure:
         )
         figure.add_traces([random, point])
     figure.update_xaxes(title_text="change of the refusal metric (log-odds)")
+    figure.update_yaxes(range=[1.6, -0.6])
     title = (
         f"Chosen direction on test prompts (n = {n['drop']} harmful, {n['rise']} harmless; "
         f"{artifact.manifest.directions[NAME].measures['drop_random'].n} random directions)"
     )
-    return style.finish(figure, title, height=300)
+    return style.finish(figure, title, height=300).update_layout(legend={"y": -0.4})
 
 
 def finding(artifact: Artifact) -> str:
@@ -161,6 +164,26 @@ def finding(artifact: Artifact) -> str:
         f"{rise[0]:.2f} ({rise[1]:.2f} to {rise[2]:.2f}, n = {about.measures['rise'].n}; random: "
         f"{_span(artifact, 'rise_random')})."
     )
+
+
+def lead(artifact: Artifact) -> tuple[Block, ...]:
+    """Return every measure of the chosen direction beside random directions, as a table."""
+    measures = artifact.manifest.directions[NAME].measures
+    rows = []
+    for name, about in sorted(measures.items()):
+        if name.endswith("_random") or f"measure/{NAME}/{name}" not in artifact.tensors:
+            continue
+        value, low, high = _measure(artifact, name)
+        random = NONE
+        if f"{name}_random" in measures:
+            n = measures[f"{name}_random"].n
+            random = f"{_span(artifact, f'{name}_random')} ({n})"
+        rows.append(
+            (name, f"{value:.3g} [{low:.3g}, {high:.3g}]", random, str(about.n), about.what)
+        )
+    columns = ("measure", "value [interval]", "random directions, range", "n", "what it is")
+    said = "On prompts that nothing was fitted or chosen on."
+    return (Block("The chosen direction, measured", Table(columns, tuple(rows)), said),)
 
 
 def _panel(

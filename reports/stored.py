@@ -35,21 +35,28 @@ _NO_DATA = "The artifact names no data."
 
 def chapter(artifact: Artifact) -> Chapter:
     """Return what the page says of an artifact of any kind."""
-    steers = policy.present(artifact)
-    lead = policy.lead(artifact) if steers else _lead(artifact)
+    lead = _lead(artifact)
+    # A policy makes no claim of its own, and a signature none by the direction it is read along.
+    claimless = policy.present(artifact) or localization.present(artifact)
     return Chapter(
-        title=words.title(artifact),
+        title=words.title(artifact, _kind(artifact)),
         finding=_finding(artifact),
         created=artifact.manifest.created,
         source="the artifact with digest",
         digest=artifact.digest,
-        claims=() if steers else words.claims(artifact),
+        claims=() if claimless else words.claims(artifact),
         lead=lead,
         drawings=tuple(Drawing(k, h, _CAPTIONS[k], draw) for k, h, draw in _drawn(artifact)),
         trail=_trail(artifact),
         notes=artifact.manifest.notes,
         warning=None if lead else _NO_DIRECTION,
     )
+
+
+def _kind(artifact: Artifact) -> str | None:
+    if decomposition.names(artifact):
+        return "Components of what training added"
+    return "Selected direction" if selection.present(artifact) else None
 
 
 def _finding(artifact: Artifact) -> str:
@@ -65,6 +72,9 @@ def _finding(artifact: Artifact) -> str:
 
 
 def _lead(artifact: Artifact) -> tuple[Block, ...]:
+    for kind in (policy, localization, selection):
+        if kind.present(artifact):
+            return kind.lead(artifact)
     found = tables.directions(artifact)
     if not found.rows:
         return ()
@@ -136,17 +146,20 @@ def _of_directions(artifact: Artifact, name: str) -> Sequence[_Drawn]:
         ),
         ("stability", "Does the direction come back?", lambda: figures.stability(artifact)),
         ("norms", "How large is it?", lambda: figures.norms(artifact)),
-        (
-            "cosine_curves",
-            "Do the contrasts agree?",
-            lambda: figures.cosine_curves(artifact, name),
-        ),
-        (
-            "cosine_map",
-            f"All contrasts at block {block}",
-            lambda: figures.cosine_map(artifact, name, block),
-        ),
     ]
+    if len(near) > 1:
+        drawn += [
+            (
+                "cosine_curves",
+                "Do the contrasts agree?",
+                lambda: figures.cosine_curves(artifact, name),
+            ),
+            (
+                "cosine_map",
+                f"All contrasts at block {block}",
+                lambda: figures.cosine_map(artifact, name, block),
+            ),
+        ]
     if decomposition.names(artifact):
         drawn += [
             (
@@ -156,6 +169,9 @@ def _of_directions(artifact: Artifact, name: str) -> Sequence[_Drawn]:
             ),
             ("ranks", "Where are they?", lambda: decomposition.ranks(artifact)),
         ]
+    if decomposition.acted(artifact):
+        acts = ("component_effects", "Which of them act?", lambda: decomposition.effects(artifact))
+        drawn.append(acts)
     return drawn
 
 

@@ -170,7 +170,9 @@ def _model(model: ModelInfo) -> dict[str, str]:
 
 def _option(value: object) -> str:
     if isinstance(value, tuple):
-        return ", ".join(map(str, value))
+        return ", ".join(map(_option, value))
+    if isinstance(value, float):
+        return f"{value:.6g}"
     return NONE if value is None else str(value)
 
 

@@ -61,10 +61,10 @@ class ClaimText:
     does_not_show: str
 
 
-def title(artifact: Artifact) -> str:
-    """Return the page's title: what was compared."""
+def title(artifact: Artifact, kind: str | None = None) -> str:
+    """Return the page's title: what was compared. ``kind`` says what it is better than the file."""
     base, aligned = artifact.manifest.base, artifact.manifest.aligned
-    kind = artifact.manifest.kind.replace("-", " ").capitalize()
+    kind = kind or artifact.manifest.kind.replace("-", " ").capitalize()
     if base is not None and aligned is not None:
         return f"{kind}: {aligned.spec} against {base.spec}"
     model = aligned or base

@@ -79,7 +79,8 @@ def test_answers_are_stated_with_n_interval_and_the_paired_change(tmp_path: Path
     (moved,) = [d for d in value["differences"] if d["label"] == "harmful"]  # type: ignore[union-attr]
     assert f"paired change {moved['difference']['value']:+.0%} [" in page.finding
     edited = next(t for t in figure_data(page.html, "refused") if t.get("name") == "edited")
-    assert edited["y"] == ["test, harmful", "test, harmless"]
+    assert edited["y"] == [0.15, 1.15]
+    assert '"ticktext":["test, harmful","test, harmless"]' in page.html
     assert edited["x"][0] == row["rate"]  # type: ignore[index]
     text = text_of(page)
     assert "No capability was measured in this run" in text
