@@ -147,6 +147,41 @@ def test_logits_equal_the_plain_model(family: str, rule: str) -> None:
         assert not torch.allclose(got[0], plain_logits(model(family), encoded.ids[0])[-1])
 
 
+@contextmanager
+def _unembedded(used: hooks.Model) -> Iterator[list[tuple[int, int]]]:
+    """Note rows and positions of every call of the unembedding."""
+    calls: list[tuple[int, int]] = []
+    handle = used.layout.component("unembed").register_forward_hook(
+        lambda *call: calls.append(tuple(call[-1].shape[:2]))
+    )
+    try:
+        yield calls
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_logits_are_computed_only_where_they_are_asked_for(family: str) -> None:
+    used = model(family)
+    used.check()  # runs passes of its own the first time
+    answers = ["Yes", "No!", "", "Well then", "a", "b", "c", "Hm"]
+    encoded = used.encode(PROMPTS, system=SYSTEM, responses=answers)
+    options = EngineOptions(stop=False, batch_rows=3)
+
+    def positions(rule: str | None, rows: hooks.Encoded) -> int:
+        read = hooks.Capture(MID)
+        with _unembedded(used) as calls, used.hooks(capture=read, options=options) as run:
+            run.forward(rows, logits=rule)
+        return sum(n * width for n, width in calls)
+
+    assert positions(None, encoded) == 0
+    assert positions("last", used.encode(PROMPTS, system=SYSTEM)) == len(PROMPTS)
+    longest = max(len(answer) for answer in answers)
+    assert positions("response", encoded) <= len(PROMPTS) * (longest + 1)
+    # Twin: asked for everywhere, they are computed everywhere.
+    assert positions("all", encoded) > 4 * positions("response", encoded)
+
+
 def test_prompts_that_do_not_fit_are_refused() -> None:
     with model().hooks() as run:
         with pytest.raises(PositionError, match="row 1 has 257 tokens.*holds 256"):
