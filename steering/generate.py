@@ -13,8 +13,8 @@ from artifacts.command import Output, OutputFlags, emit_json, emit_line, emit_ta
 from artifacts.errors import InputError
 
 if TYPE_CHECKING:
-    from hooks import Model
     from steering.policy import Policy
+    from steering.serve import Steered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class Generate:
         spec = self.model or policy.model.spec
         model = load(spec, dtype=self.dtype, device=self.device, stream="auto")
         found = steering.answer(model, policy, prompts, max_new_tokens=self.new_tokens)
-        shares = shares_of(model, policy, prompts)
+        shares = shares_by_prompt(policy, found)
         rows: list[dict[str, object]] = [
             {"prompt": prompt, "shares": share, "answer": text}
             for prompt, share, text in zip(prompts, shares, found.texts, strict=True)
@@ -84,17 +84,12 @@ class Generate:
         return [*self.prompt, *(row.prompt for row in rows)]
 
 
-def shares_of(model: Model, policy: Policy, prompts: Sequence[str]) -> list[dict[str, float]]:
-    """Give what each prompt gets of every term; 1 where a term has no gate."""
-    import steering
-
+def shares_by_prompt(policy: Policy, found: Steered) -> list[dict[str, float]]:
+    """Give what each prompt got of every term; 1 where a term has no gate."""
     fixed = {term.name: 1.0 for term in policy.terms}
-    if policy.transition is None and all(term.gate is None for term in policy.terms):
-        return [dict(fixed) for _ in prompts]
-    found = steering.coefficients(model, policy, prompts)
     return [
-        fixed | {name: round(float(share[row]), 4) for name, share in found.items()}
-        for row in range(len(prompts))
+        fixed | {name: round(float(share[row]), 4) for name, share in found.shares.items()}
+        for row in range(len(found.ids))
     ]
 
 

@@ -26,8 +26,9 @@ from hooks import Encoded, EngineOptions, Model
 from hooks.engine import plan_batches
 from hooks.kv import KVState
 from steering.decoding import continue_greedily
+from steering.looking import scans_context, start_scans
 from steering.policy import Policy
-from steering.serve import coefficients, scans_context, start_scans
+from steering.serve import coefficients
 
 _ROWS = 8
 
@@ -52,7 +53,7 @@ def started(model: Model, policy: Policy | None, encoded: Encoded) -> Iterator[K
     """
     if policy is not None and policy.transition is not None:
         with scans_context(model, policy) as (run, branch):
-            yield start_scans(run, branch, policy, encoded)
+            yield start_scans(run, branch, policy, encoded)[0]
         return
     with model.hooks(edits=() if policy is None else policy.edits()) as run:
         yield run.prefill(encoded)

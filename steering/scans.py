@@ -20,6 +20,7 @@ from steering.axes import pooled
 from steering.behaviour import Behaviour
 from steering.designs import Design, Material
 from steering.errors import PolicyError
+from steering.looking import scans_context
 from steering.measuring import batches
 from steering.options import FitOptions
 from steering.policy import Policy, Term

@@ -6,24 +6,28 @@ with steering.steer(model, policy):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hooks import Add, Capture, Encoded, EngineOptions, Gate, Model, Rows
+from hooks import Encoded, EngineOptions, Model
 from hooks.engine import RunStats, halving, plan_batches
 from hooks.forwards import check_length
-from hooks.interventions import unit
 from hooks.kv import KVState
 from hooks.run import Run
 from steering.decoding import continue_greedily
 from steering.errors import PolicyError
-from steering.policy import SITE, Policy
-from steering.transition import Branch, moves
+from steering.looking import scans_context, start_scans
+from steering.policy import Policy
+from steering.shares import Shares, given_shares, reading, shares_of
+from steering.transition import moves
+
+_LOOK = "scans"
+"""Name of the sign in the shares of a SCANS policy, which has no gated term."""
 
 
 @contextmanager
@@ -58,6 +62,8 @@ class Steered:
     """New token ids, without end tokens."""
     texts: tuple[str, ...]
     stats: RunStats
+    shares: Mapping[str, Float[Tensor, "row"]] = field(default_factory=dict)
+    """What each prompt got of every gated term, as ``coefficients``; empty without a gate."""
 
 
 def answer(
@@ -75,18 +81,21 @@ def answer(
     the others are read again. A SCANS policy reads each prompt once and one opener more.
 
     Raises:
-        PolicyError: a policy of another model.
+        PolicyError: a policy of another model, or no token is asked for.
         PositionError: a prompt that the model's context does not hold.
     """
     policy.check(model)
+    if max_new_tokens < 1:
+        raise PolicyError(f"max_new_tokens is {max_new_tokens}; ask for 1 at least")
     encoded = prompts if isinstance(prompts, Encoded) else model.encode(prompts)
-    serve = _serve_of(policy)
-    ids, stats = serve(model, policy, encoded, max_new_tokens, options or EngineOptions())
+    serve, stats = _serve_of(policy), RunStats()
+    ids, shares = serve(model, policy, encoded, max_new_tokens, options or EngineOptions(), stats)
     texts = [str(model.tokenizer.decode(row, skip_special_tokens=True)) for row in ids]
-    return Steered(tuple(tuple(row) for row in ids), tuple(texts), stats)
+    return Steered(tuple(tuple(row) for row in ids), tuple(texts), stats, shares)
 
 
-_Serve = Callable[[Model, Policy, Encoded, int, EngineOptions], tuple[list[list[int]], RunStats]]
+_Answers = tuple[list[list[int]], Shares]
+_Serve = Callable[[Model, Policy, Encoded, int, EngineOptions, RunStats], _Answers]
 
 
 def _serve_of(policy: Policy) -> _Serve:
@@ -96,22 +105,34 @@ def _serve_of(policy: Policy) -> _Serve:
 
 
 def _once(
-    model: Model, policy: Policy, encoded: Encoded, new: int, options: EngineOptions
-) -> tuple[list[list[int]], RunStats]:
-    with model.hooks(edits=policy.edits(), options=options) as run:
-        return run.generate_ids(encoded, max_new_tokens=new), run.stats
+    model: Model,
+    policy: Policy,
+    encoded: Encoded,
+    new: int,
+    options: EngineOptions,
+    stats: RunStats,
+) -> _Answers:
+    states, read = reading(policy)
+    with model.hooks(capture=read, edits=policy.edits(), options=options) as run:
+        ids = run.generate_ids(encoded, max_new_tokens=new)
+    _add(stats, run.stats)
+    return ids, shares_of(policy, states)
 
 
-_Part = Callable[[Model, Policy, Encoded, int, RunStats], list[list[int]]]
+_Part = Callable[[Model, Policy, Encoded, int, RunStats], _Answers]
 
 
 def _batched(part: _Part) -> _Serve:
     """Cut prompts into batches for a way of serving that holds its own caches."""
 
     def serve(
-        model: Model, policy: Policy, encoded: Encoded, new: int, options: EngineOptions
-    ) -> tuple[list[list[int]], RunStats]:
-        stats = RunStats()
+        model: Model,
+        policy: Policy,
+        encoded: Encoded,
+        new: int,
+        options: EngineOptions,
+        stats: RunStats,
+    ) -> _Answers:
         with model.hooks() as run:
             check_length(run, encoded, new=new)
         batches = plan_batches(
@@ -121,30 +142,30 @@ def _batched(part: _Part) -> _Serve:
             sort=options.pack,
         )
         found: dict[int, list[int]] = {}
-        for rows, ids in halving(
+        shares: Shares = {}
+        for rows, (ids, given) in halving(
             batches, lambda r: part(model, policy, encoded.select(r), new, stats), stats
         ):
             found.update(zip(rows, ids, strict=True))
-        return [found[row] for row in range(len(encoded))], stats
+            for name, share in given.items():
+                shares.setdefault(name, torch.zeros(len(encoded)))[rows] = share.cpu()
+        return [found[row] for row in range(len(encoded))], shares
 
     return serve
 
 
 def _looking_ahead(
     model: Model, policy: Policy, encoded: Encoded, new: int, stats: RunStats
-) -> list[list[int]]:
+) -> _Answers:
     with scans_context(model, policy) as (run, branch):
-        state = start_scans(run, branch, policy, encoded)
+        state, sign = start_scans(run, branch, policy, encoded)
         ids = continue_greedily(model, state, new)
     _add(stats, run.stats)
-    return ids
+    return ids, {_LOOK: sign}
 
 
-def _twice(
-    model: Model, policy: Policy, encoded: Encoded, new: int, stats: RunStats
-) -> list[list[int]]:
-    states = Rows()
-    read = Capture(gate_sites(policy), at="last", steps="prompt", into=states)
+def _twice(model: Model, policy: Policy, encoded: Encoded, new: int, stats: RunStats) -> _Answers:
+    states, read = reading(policy)
     with model.hooks(capture=read) as run:
         state = run.prefill(encoded)
         shares = shares_of(policy, states)
@@ -159,7 +180,7 @@ def _twice(
             more = again.generate_ids(encoded.select(rows), max_new_tokens=new)
         found.update(zip(rows, more, strict=True))
         _add(stats, again.stats)
-    return [found[row] for row in range(len(encoded))]
+    return [found[row] for row in range(len(encoded))], shares
 
 
 def _rest(model: Model, state: KVState, rows: Sequence[int], new: int) -> list[list[int]]:
@@ -169,40 +190,7 @@ def _rest(model: Model, state: KVState, rows: Sequence[int], new: int) -> list[l
     return continue_greedily(model, state if whole else state.select(rows), new)
 
 
-def gate_sites(policy: Policy) -> tuple[str, ...]:
-    """Return the sites that the policy's gates read, each once."""
-    blocks = sorted({term.gate.block for term in policy.terms if term.gate is not None})
-    return tuple(f"blocks.{block}.{SITE}" for block in blocks)
-
-
-def shares_of(policy: Policy, states: Rows) -> dict[str, Float[Tensor, "row"]]:
-    """Return what every gated term's law makes of captured last-token states."""
-    found: dict[str, Tensor] = {}
-    for term in policy.terms:
-        if term.gate is not None:
-            rows = states[f"blocks.{term.gate.block}.{SITE}"]
-            if not isinstance(rows, Tensor):
-                raise PolicyError("several states for one prompt; read the last token only")
-            # As the registry's gate does it, so that both ways give the same bits.
-            direction = unit(term.gate.direction, "Gate")
-            found[term.name] = term.gate.law((rows.float() * direction).sum(-1))
-    return found
-
-
-def given_shares(policy: Policy, shares: dict[str, Float[Tensor, "row"]]) -> tuple[Add, ...]:
-    """Return the policy's additions with a fixed share for each row in place of gates."""
-    found: list[Add] = []
-    for term in policy.terms:
-        for edit in replace(term, gate=None).edits():
-            if isinstance(edit, Add):
-                scale = shares.get(term.name, edit.scale)
-                found.append(replace(edit, scale=scale))
-    return tuple(found)
-
-
-def coefficients(
-    model: Model, policy: Policy, prompts: Sequence[str] | Encoded
-) -> dict[str, Float[Tensor, "row"]]:
+def coefficients(model: Model, policy: Policy, prompts: Sequence[str] | Encoded) -> Shares:
     """Return the share that each prompt gets of every gated term, without generating.
 
     For a SCANS policy the share is the sign of its one gate.
@@ -215,48 +203,13 @@ def coefficients(
     if policy.transition is not None:
         with scans_context(model, policy) as (run, branch):
             _, _, moved = moves(run, branch, encoded, policy.transition.opener)
-        return {"scans": policy.transition.sign(policy.transition.score(moved))}
-    sites = gate_sites(policy)
-    if not sites:
+        return {_LOOK: policy.transition.sign(policy.transition.score(moved))}
+    states, read = reading(policy)
+    if not read:
         raise PolicyError(f"{policy.method}: no gate, so every row gets the whole strength")
-    states = Rows()
-    with model.hooks(capture=Capture(sites, at="last", into=states)) as run:
+    with model.hooks(capture=read) as run:
         run.forward(encoded)
     return shares_of(policy, states)
-
-
-@contextmanager
-def scans_context(model: Model, policy: Policy) -> Iterator[tuple[Run, Branch]]:
-    """Open the context of a SCANS policy: additions shut at first, and a branch that is read."""
-    if policy.transition is None:
-        raise PolicyError(f"{policy.method}: not a SCANS policy")
-    branch = Branch(policy.transition.sites)
-    adds = tuple(
-        replace(edit, steps="generated")
-        for term in policy.terms
-        for edit in term.edits()
-        if isinstance(edit, Add)
-    )
-    first = policy.terms[0].vectors[0]
-    gates = (Gate(torch.ones_like(first), "hook_embed", adds, _shut),) if adds else ()
-    with model.hooks(capture=branch.capture, edits=gates) as run:
-        yield run, branch
-
-
-def _shut(score: Float[Tensor, "row"]) -> Float[Tensor, "row"]:
-    """Nothing is added before the branch has decided."""
-    return torch.zeros_like(score)
-
-
-def start_scans(run: Run, branch: Branch, policy: Policy, encoded: Encoded) -> KVState:
-    """Read prompts, decide by the branch, and read the last prompt token under steering."""
-    if policy.transition is None:
-        raise PolicyError(f"{policy.method}: not a SCANS policy")
-    transition = policy.transition
-    state, last, moved = moves(run, branch, encoded, transition.opener)
-    if any(term.vectors.any() for term in policy.terms):
-        state.hold(transition.sign(transition.score(moved)))
-    return state.append(last)
 
 
 def _add(total: RunStats, part: RunStats) -> None:

@@ -24,6 +24,7 @@ from tests.steering.common import (
     NEW,
     PROMPTS,
     always,
+    counted,
     gated,
     greedy,
     middle,
@@ -117,6 +118,43 @@ def test_no_prompt_is_read_twice_where_one_pass_is_enough() -> None:
     ):
         found = steering.answer(model(), policy, PROMPTS, max_new_tokens=NEW, options=options)
         assert found.stats.tokens_computed == bare.stats.tokens_computed
+
+
+def test_generate_of_hugging_face_reads_each_prompt_once_under_a_policy() -> None:
+    used = model()
+    with counted(used) as bare:
+        used.hf.generate(**padded(PROMPTS), max_new_tokens=NEW, do_sample=False, pad_token_id=2)
+    width = max(PROMPTS.lengths)
+    assert bare[0] == len(PROMPTS) * width
+    for policy in (gated(Logistic(3.0, 0.0)), gated(Step(middle())), gated(Step(1e9))):
+        with counted(used) as steered:
+            foreign(policy, do_sample=False)
+        assert steered[0] == bare[0]
+        assert set(steered[1:]) <= {len(PROMPTS)}, "then one token a row and step"
+
+
+@pytest.mark.parametrize("kind", ["one pass", "two passes", "scans", "additive"])
+def test_an_answer_says_what_each_prompt_got_without_reading_it_for_that(kind: str) -> None:
+    law = Logistic(3.0, -3.0 * float(scores(block=2).median()), 0.3)
+    made = {
+        "one pass": lambda: gated(Logistic(3.0, -3.0 * middle(), 0.3)),
+        "two passes": lambda: gated(law, steered=(0, 1), gate=2, two_pass=True),
+        "scans": lambda: scans(float(by_two_prefills(scans(0.0)).median()) - 1e-5),
+        "additive": lambda: steering.additive(model(), vectors(1), strength=1.0, kind="absolute"),
+    }
+    policy = made[kind]()
+    options = hooks.EngineOptions(batch_rows=2, prefix=False)
+    with counted(model()) as seen:
+        found = steering.answer(model(), policy, PROMPTS, max_new_tokens=NEW, options=options)
+    assert sum(seen) == found.stats.tokens_computed
+    if kind == "additive":
+        assert dict(found.shares) == {}
+        return
+    want = steering.coefficients(model(), policy, PROMPTS)
+    assert set(found.shares) == set(want)
+    for name, share in want.items():
+        assert len(set(share.tolist())) > 1
+        torch.testing.assert_close(found.shares[name], share, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("steps", ["prompt", "generated", "both"])
