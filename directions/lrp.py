@@ -48,6 +48,21 @@ class Pass:
     rule: AttentionRule
 
 
+def require_family(model: Model) -> None:
+    """Refuse a model whose blocks are not written here.
+
+    Raises:
+        InputError: names the families that are.
+    """
+    name = type(model.hf).__name__
+    if name not in FAMILIES:
+        known = ", ".join(family.removesuffix("ForCausalLM") for family in FAMILIES)
+        raise InputError(
+            f"relevance: {name} is not among the families whose rules are written ({known}); read "
+            "without it (--relevance off)"
+        )
+
+
 class Tracer:
     """The blocks of one model as differentiable functions, in float32."""
 
@@ -57,12 +72,7 @@ class Tracer:
         Raises:
             InputError: a family whose blocks are not written here.
         """
-        name = type(model.hf).__name__
-        if name not in FAMILIES:
-            known = ", ".join(family.removesuffix("ForCausalLM") for family in FAMILIES)
-            raise InputError(
-                f"relevance: {name} is not among the families whose rules are written ({known})"
-            )
+        require_family(model)
         self._hf = model.hf
         self._config = model.hf.config
         self._d_head = model.d_head

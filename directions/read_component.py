@@ -1,7 +1,6 @@
 """Read one direction or component: prompts, tokens, relevance and masking, each with its control.
 
-reading = read(artifact, "affine_shift", options=ReadOptions(component=1))
-reading.lens.high_texts
+read(artifact, "affine_shift", options=ReadOptions(component=1)).lens.high_texts
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from artifacts.artifact import Artifact
 from artifacts.errors import InputError
 from directions.decompose_causal import prompts_of, require_same
 from directions.lens import LensEnds, PromptEnds, extremes, lens
+from directions.lrp import require_family
 from directions.masking import MaskingEffect, content_tokens, mask_triggers
 from directions.read_options import ReadOptions
 from directions.relevance import TokenRelevance, token_relevance
@@ -111,16 +111,18 @@ def read(
         options: what to read and how much of it.
 
     Raises:
-        InputError: no such direction, block or component; a direction that was not read at the
-            last prompt token; another model or other prompts than the artifact's.
+        InputError: no such direction, block or component; one not read at the last prompt token;
+            another model, prompts, or a family whose relevance is not written.
         JudgeError: no first token tells refusals apart.
     """
     options = options or ReadOptions()
     subject, vector = _find(artifact, name, options)
     split = prompts_of(artifact, fit, test)
     used = _load(artifact, model, options)
-    system = artifact.manifest.method.get("system", options.system)
-    system = system if isinstance(system, str) else None
+    if options.relevance == "on":
+        require_family(used)
+    said = artifact.manifest.method.get("system", options.system)
+    system = said if isinstance(said, str) else None
     rows = (*split.test.harmful, *split.test.harmless)
     encoded = used.encode([prompt.prompt for prompt in rows], system=system)
     states = _states(used, encoded, subject)

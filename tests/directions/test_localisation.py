@@ -11,6 +11,7 @@ import torch
 
 import hooks
 from artifacts.errors import InputError
+from benchmarks import localization as benchmark
 from directions import contributions, origin, overwrite
 from directions.origin import PARTS, Scalars, measure
 from directions.patching import causal_check, projection, random_sets
@@ -166,6 +167,33 @@ def test_batches_and_order_do_not_matter(family: str, monkeypatch: pytest.Monkey
     for side in ("base", "aligned"):
         np.testing.assert_allclose(got.logit_heads[side], want.logit_heads[side][order], atol=2e-5)
     np.testing.assert_allclose(got.random_heads, want.random_heads, atol=2e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2", "mixtral"])
+def test_all_heads_in_the_passes_of_one_equal_one_forward_for_each_head(family: str) -> None:
+    """The naive sweep of the benchmark is the oracle; passes do not grow with the heads."""
+    encoded = planting.prompts(6)
+    base, aligned = planting.pair(family, 7, encoded, [(2, 1)])
+    plan = planting.plan(planting.unit(7))
+    weights = [contributions.readouts(m, plan.along[:, None]) for m in (aligned, base)]
+    assert base.check().passed and aligned.check().passed  # in passes of their own, once
+    passes: list[int] = []
+    counters = [
+        model.hf.get_input_embeddings().register_forward_hook(lambda *_: passes.append(1))
+        for model in (base, aligned)
+    ]
+    try:
+        found = measure(base, aligned, encoded, plan)
+        ours = len(passes)
+        passes.clear()
+        for head in np.ndindex(LAYERS, HEADS):
+            want = benchmark._one_head((aligned, base), weights, encoded, head)
+            np.testing.assert_allclose(found.heads["total"][:, *head], want, atol=2e-5)
+    finally:
+        for counter in counters:
+            counter.remove()
+    assert ours == found.stats["forwards"] == 3  # base, aligned, aligned on the base's inputs
+    assert len(passes) == 2 * LAYERS * HEADS
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "gemma2"])

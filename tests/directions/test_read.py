@@ -182,6 +182,32 @@ def test_bad_input_is_refused(pair: Pair, made: Path, capsys: pytest.CaptureFixt
             ReadOptions(**wrong)
 
 
+def test_a_family_without_rules_is_refused_before_any_pass_and_read_without_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.tiny import save
+
+    pair = [str(save(tmp_path / str(seed), "gpt2", seed=seed)) for seed in (0, 1)]
+    files = []
+    for label in ("harmful", "harmless"):
+        file = tiny.write(tmp_path / f"{label}.jsonl", tiny.rows(label, 24))
+        files += [f"--{label}", str(file)]
+    data = [read_prompts(tmp_path / f"{c}.jsonl", label=c) for c in ("harmful", "harmless")]
+    out = tmp_path / "x.safetensors"
+    options = Options(contrasts=("shift",), dtype="float32", device="cpu")
+    directions.extract(*pair, fit=data[0] + data[1], out=out, options=options)
+    argv = [str(out), *files, "--device", "cpu"]
+    with monkeypatch.context() as patch:
+        patch.setattr("directions.read_component._states", lambda *_: pytest.fail("a pass ran"))
+        assert main(Read, argv) == 2
+    said = capsys.readouterr().err
+    assert "GPT2LMHeadModel is not among the families whose rules are written" in said
+    assert "--relevance off" in said
+    assert main(Read, [*argv, "--relevance", "off", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["masking"] is None and found["tokens_high"]
+
+
 def test_help_needs_no_torch() -> None:
     code = (
         "import sys, directions.read; sys.exit(any(m in sys.modules for m in ('torch', 'numpy')))"

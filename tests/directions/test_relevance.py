@@ -90,6 +90,23 @@ def test_all_components_at_once_equal_one_by_one(
                 )
 
 
+@pytest.mark.parametrize("components", [1, 7, 40])
+def test_the_forward_pass_is_shared_by_all_components(
+    components: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks run once a batch, whether one component is attributed or forty."""
+    real, ran = Tracer.block, []
+
+    def counted(self: Tracer, number: int, *args: object) -> torch.Tensor:
+        ran.append(number)
+        return real(self, number, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Tracer, "block", counted)
+    used = model()
+    token_relevance(used, used.encode(HARMFUL[:3]), vector(1, components, 32), block=LAST)
+    assert ran == [0, 1, 2, 3]
+
+
 def test_batch_order_and_padding_change_nothing() -> None:
     used = model()
     rows = used.encode(PROMPTS)
