@@ -85,7 +85,7 @@ def adasteer(model: Model, material: Material, options: FitOptions) -> Design:
         name: _at_norm(rows, norms, blocks, model.n_layers) for name, rows in vectors.items()
     }
     reject, notes = _rejecting(axes, second, options)
-    comply = _complying(axes, second, options) if options.method == "adasteer" else None
+    comply = _complying(axes, material, options) if options.method == "adasteer" else None
 
     def make(strength: float) -> Policy:
         terms = [Term("rejection", blocks, strength * unit_of["rejection"], reject)]
@@ -199,10 +199,12 @@ def _rejecting(
     return Reading(reading.block, reading.direction, Step(-law.bias / law.weight)), ()
 
 
-def _complying(axes: Axes, found: Behaviour, options: FitOptions) -> Reading | None:
+def _complying(axes: Axes, material: Material, options: FitOptions) -> Reading | None:
     """Fit the law that pushes towards compliance; None where nothing harmless is refused."""
-    if not (~found.harmful & found.refused).any():
+    parts = (material.first, material.second)
+    if not any((~part.harmful & part.refused).any() for part in parts):
         return None
+    found = material.second
     every = np.ones(len(found.harmful), dtype=bool)
     return _calibrated(axes, found, every, ~found.harmful, options)
 

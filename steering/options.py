@@ -42,7 +42,7 @@ class FitOptions:
     as any, within one standard error."""
     blocks: tuple[int, ...] | None = None
     """Blocks to steer; by default all behind the gate."""
-    strengths: tuple[float, ...] = (0.005, 0.01, 0.02, 0.04, 0.08)
+    strengths: tuple[float, ...] = (0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.08)
     """Relative strengths that are tried, in units of the ambient norm, weakest first."""
     max_kl: float = 0.1
     """Largest mean divergence from the unsteered model on benign answers, nats a token."""

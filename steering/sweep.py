@@ -54,6 +54,18 @@ def margins_under(
     return after
 
 
+def changed_rows(model: Model, policy: Policy, found: Behaviour) -> Bool[np.ndarray, "row"]:
+    """Say which rows the policy changes; states that were read before are not read again."""
+    gates = [term.gate for term in policy.terms]
+    if policy.transition is not None or None in gates:
+        return touched(model, policy, found.encoded)
+    hit = np.zeros(len(found.encoded), dtype=bool)
+    for gate in gates:
+        if gate is not None:
+            hit |= (gate.law(found.states[gate.block].float() @ gate.direction) != 0).numpy()
+    return hit
+
+
 def sweep(
     model: Model,
     make: Callable[[float], Policy],
@@ -69,7 +81,7 @@ def sweep(
     points: list[Point] = []
     # Which rows are changed at all does not depend on the strength.
     first = make(options.strengths[0])
-    hits = [touched(model, first, part) for part in (found.encoded, answers.encoded)]
+    hits = (changed_rows(model, first, found), touched(model, first, answers.encoded))
     before = refused_share(found.margins, ~found.harmful)
     for strength in options.strengths:
         policy = make(strength)

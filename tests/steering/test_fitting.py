@@ -28,7 +28,7 @@ from steering.guard import check, require
 from steering.measuring import Paths, first_margins, paths, touched, utility
 from steering.options import FitOptions
 from steering.scans import scans
-from steering.sweep import Point, choose, sweep
+from steering.sweep import Point, changed_rows, choose, sweep
 from tests.steering import planted
 from tests.steering.common import PROMPTS, vectors
 from tests.steering.planted import BENIGN, NEEDY, material, model, prompts
@@ -96,7 +96,10 @@ def test_refused_harmless_prompts_get_a_harmfulness_term() -> None:
         share = steering.coefficients(model(), policy, fresh)["harmfulness"]
         assert share[:20].min() > 0.5
         assert share[20:].max() < 0.5
-    assert len(adasteer(model(), material(), OPTIONS).make(0.1).terms) == 1
+    plain = material()
+    assert len(adasteer(model(), plain, OPTIONS).make(0.1).terms) == 1
+    part = replace(plain.first, outcomes=tuple(refused))
+    assert len(adasteer(model(), replace(plain, first=part), OPTIONS).make(0.1).terms) == 2
     assert len(adasteer(model(), made, replace(OPTIONS, method="hard-gate")).make(0.1).terms) == 1
 
 
@@ -198,6 +201,18 @@ def test_the_weakest_strength_that_does_the_work_is_chosen_within_the_safe_range
         choose(_points((0.1, 0.9, False)), before=0.5, what="x")
     with pytest.raises(NotBeaten, match="no safe strength refuses more"):
         choose(_points((0.1, 0.5, True), (0.2, 0.9, False)), before=0.5, what="x")
+
+
+def test_rows_that_change_are_known_from_states_that_were_read() -> None:
+    found = planted.behaviour(2, n=8)
+    for policy in (
+        adasteer(model(), material(), OPTIONS).make(0.1),
+        steering.additive(model(), vectors(1), strength=1.0, kind="absolute"),
+    ):
+        hit = changed_rows(model(), policy, found)
+        assert (hit == touched(model(), policy, found.encoded)).all()
+    gated = adasteer(model(), material(), OPTIONS).make(0.1)
+    assert 8 <= changed_rows(model(), gated, found).sum() < 24
 
 
 def test_the_sweep_stops_at_the_first_strength_that_is_not_safe() -> None:
