@@ -99,7 +99,8 @@ def _envelope(
     defence, compliance = (np.stack(part, axis=1) for part in zip(*fixed, strict=True))
     found = np.empty(len(at))
     for sample, level in enumerate(at):
-        order = np.argsort(-compliance[sample], kind="stable")
+        # Among equals in compliance the best defence counts, wherever it stands in the list.
+        order = np.lexsort((-defence[sample], -compliance[sample]))
         best = np.maximum.accumulate(defence[sample][order])
         found[sample] = np.interp(level, compliance[sample][order][::-1], best[::-1])
     return found

@@ -63,7 +63,7 @@ def build(
         embed -= torch.outer(embed @ u, u)
         for word in tiny.HARMFUL_WORDS:
             embed[words.convert_tokens_to_ids(word)] += 6 * u
-        embed += offset * u + style * _axis(6)
+        embed += offset * u + style * minor_axis(6)
         block, head = WRITER
         size = WIDTH // HEADS
         layer = made.model.layers[block].self_attn
@@ -74,14 +74,15 @@ def build(
         layer.o_proj.weight[:, head * size] = 8 * u
         unembed = made.lm_head.weight
         unembed.copy_(torch.randn(unembed.shape, generator=rng) * 0.01)
-        unembed[words.convert_tokens_to_ids(YES)] += 0.5 * _axis(4)
-        embed[words.convert_tokens_to_ids("<|assistant|>")] += 2 * _axis(4)
-        unembed[words.convert_tokens_to_ids(OPENER)] += 1.25 * _axis(6)
+        unembed[words.convert_tokens_to_ids(YES)] += 0.5 * minor_axis(4)
+        embed[words.convert_tokens_to_ids("<|assistant|>")] += 2 * minor_axis(4)
+        unembed[words.convert_tokens_to_ids(OPENER)] += 1.25 * minor_axis(6)
         unembed[words.convert_tokens_to_ids(SORRY)] += 0.8 * refuses * u
     return made.eval().requires_grad_(False)
 
 
-def _axis(seed: int) -> Tensor:
+def minor_axis(seed: int) -> Tensor:
+    """Return a unit vector orthogonal to the axis of refusal."""
     v = torch.randn(WIDTH, generator=torch.Generator().manual_seed(seed))
     v -= (v @ axis()) * axis()
     return v / v.norm()
@@ -157,6 +158,6 @@ class Judge:
 TEXTS = tuple(" ".join(tiny.FILLER[(i + k) % 10] for k in range(9)) for i in range(4))
 
 
-def style_axis() -> Tensor:
+def styleminor_axis() -> Tensor:
     """Return the unit vector that the token ``sure`` is read from."""
-    return _axis(6)
+    return minor_axis(6)

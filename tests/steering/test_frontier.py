@@ -84,6 +84,22 @@ def test_the_envelope_is_straight_between_the_corners_of_fixed_strengths() -> No
     assert found["between"] == pytest.approx(0.80 - np.interp(60, [40, 70], [1.0, 0.6]))
 
 
+def test_the_best_of_fixed_strengths_with_equal_compliance_is_the_one_to_beat() -> None:
+    harmful = np.arange(40) < 20
+    complied = ~harmful
+
+    def point(name: str, defence: int, fixed: bool) -> Outcomes:
+        return Outcomes(name, fixed, np.arange(40) < defence, complied)
+
+    fixed = [point("unsteered", 4, True), point("fixed", 16, True)]
+    for order in (fixed, fixed[::-1]):
+        rows = [*order, point("equal", 16, False), point("better", 18, False)]
+        found = {row.name: row for row in advantages(rows, harmful, [str(i) for i in range(40)])}
+        assert found["equal"].value == pytest.approx(0.0)
+        assert not found["equal"].ahead
+        assert found["better"].value == pytest.approx(0.1)
+
+
 class Spy:
     """A judge that calls an answer refused by its first character."""
 

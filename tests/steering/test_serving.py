@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,10 +10,8 @@ from transformers import TextIteratorStreamer
 
 import hooks
 import steering
-from artifacts.command import main
 from hooks.errors import SilentEditError
 from steering.errors import PolicyError
-from steering.generate import Generate
 from steering.laws import Logistic, Step
 from steering.policy import Policy, Term
 from steering.transition import Transition
@@ -33,7 +29,6 @@ from tests.steering.common import (
     scores,
     vectors,
 )
-from tests.tiny import save
 
 
 def padded(encoded: hooks.Encoded) -> dict[str, torch.Tensor]:
@@ -286,33 +281,3 @@ def test_scans_steers_by_the_sign_from_the_last_prompt_token_on() -> None:
     assert found.stats.tokens_computed <= len(PROMPTS) * (width + 3 + NEW - 1)
     with pytest.raises(PolicyError, match="looks ahead"), steering.steer(model(), policy):
         pass
-
-
-# The command
-
-
-def test_the_command_answers_with_a_saved_policy(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = save(tmp_path / "tiny")
-    used = hooks.load(str(folder), dtype="float32", device="cpu")
-    policy = steering.additive(used, vectors(1), strength=1.0, kind="absolute")
-    steering.save(policy, tmp_path / "p.safetensors")
-    arguments = [str(tmp_path / "p.safetensors"), "--prompt", "Name a river.", "Hi", "--new-tokens"]
-    arguments += ["5", "--dtype", "float32", "--device", "cpu"]
-    assert main(Generate, [*arguments, "--compare", "--json"]) == 0
-    value = json.loads(capsys.readouterr().out)
-    want = steering.answer(used, policy, ["Name a river.", "Hi"], max_new_tokens=5)
-    assert [row["answer"] for row in value["answers"]] == list(want.texts)
-    assert value["answers"][0]["shares"] == {"add": 1.0}
-    assert value["answers"][0]["unsteered"] != value["answers"][0]["answer"]
-    assert main(Generate, [*arguments, "--strength", "nan"]) == 2
-    assert "not finite" in capsys.readouterr().err
-    assert main(Generate, arguments[:1]) == 2
-    assert "no prompts" in capsys.readouterr().err
-    other = str(save(tmp_path / "other", seed=1))
-    capsys.readouterr()
-    assert main(Generate, [*arguments, "--model", other]) == 2
-    error = capsys.readouterr().err
-    assert "this policy is for" in error
-    assert error.count("\n") == 1
