@@ -25,7 +25,7 @@ from directions.result import DirectionSet
 from directions.target import lock, run_folder, target
 from evaluation.prompts import PromptSet
 from hooks import Model
-from hooks.hardware import release_memory
+from hooks.hardware import release_memory, trim_heap
 
 _Item = TypeVar("_Item")
 
@@ -65,6 +65,7 @@ def extract(
     start = time.perf_counter()
     with joined() as ranks, target(out, ranks) as path, lock(path, ranks):
         job = prepare(base, aligned, prompts(fit, test, seed=chosen.seed), chosen, ranks)
+        release_memory()
         ledger = Ledger(run_folder(path), job.config, rank=ranks.rank)
         with ranks.together():
             created = ledger.start(timestamp()) if ranks.first else ""
@@ -92,6 +93,9 @@ def _collect(job: Job, ledger: Ledger, ranks: Ranks, *, skip: frozenset[int]) ->
     for shard in _progress(mine, "prompts", job.options.progress and ranks.first):
         states, stats = source.shard(shards[shard])
         ledger.commit(shard, states, len(shards[shard]), stats)
+        # Before the next shard, so that memory is that of one.
+        del states
+        trim_heap()
 
 
 def _assemble(job: Job, ledger: Ledger, created: str) -> Artifact:

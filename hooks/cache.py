@@ -2,7 +2,8 @@
 
 transformers' dynamic layers never write into a tensor they hold (``update`` concatenates), so a
 fork only has to copy the layer objects: the states are shared until one side grows. This holds for
-full attention and for sliding windows; layers that write in place are copied.
+full attention and for sliding windows; layers that write in place are copied. A single pass over a
+shared prefix need not grow its cache at all: see :func:`read_only`.
 """
 
 from __future__ import annotations
@@ -67,6 +68,32 @@ def select_cache(cache: DynamicCache, rows: Sequence[int]) -> DynamicCache:
             if isinstance(state, Tensor) and state.numel():
                 setattr(layer, name, state[torch.as_tensor(rows, device=state.device)])
     return twin
+
+
+def read_only(cache: DynamicCache) -> DynamicCache:
+    """Return the cache for one pass and no more: what the pass adds is used and not kept.
+
+    A pass whose tokens nothing continues needs each block's keys and values in that block only;
+    kept to its end, those of all blocks are most of its memory. Sliding windows stay as they are.
+    """
+    twin = fork_cache(cache)
+    for layer in twin.layers:
+        if type(layer) is DynamicLayer:
+            layer.__class__ = _ReadLayer
+    return twin
+
+
+class _ReadLayer(DynamicLayer):
+    """Gives attention the states before this pass with those of the pass, and keeps the former."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        del args, kwargs
+        if not self.is_initialized or self.keys is None or self.values is None:
+            return key_states, value_states
+        keys = torch.cat([self.keys, key_states], dim=-2)
+        return keys, torch.cat([self.values, value_states], dim=-2)
 
 
 def sliding_window(hf: PreTrainedModel) -> int | None:

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import DynamicCache
 
-from hooks.cache import expand_cache, new_cache, select_cache, shareable, sliding_window
+from hooks.cache import (
+    expand_cache,
+    new_cache,
+    read_only,
+    select_cache,
+    shareable,
+    sliding_window,
+)
 from hooks.encoded import Batch, Encoded, left_pad
 from hooks.engine import is_out_of_memory, usable_prefix
 from hooks.passing import one_pass
@@ -31,12 +38,12 @@ class Prefix:
         self.copies = copies
 
     def rows(self, copy: Sequence[int]) -> DynamicCache | None:
-        """Return the cache as seen by rows that belong to these copies."""
+        """Return the cache as seen by one pass over rows that belong to these copies."""
         if self.cache is None:
             return None
         if self.copies == 1:
-            return expand_cache(self.cache, len(copy))
-        return select_cache(self.cache, copy)
+            return read_only(expand_cache(self.cache, len(copy)))
+        return read_only(select_cache(self.cache, copy))
 
 
 def shared_prefix(

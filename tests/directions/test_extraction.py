@@ -4,6 +4,7 @@ cuts, order and packing change nothing; a pair without a difference gives no dir
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import directions
 import hooks
 from artifacts.errors import InputError
 from directions import DirectionSet, Options
+from directions.collect import Source
 from evaluation.prompts import PromptSet, read
 from hooks.errors import OutOfMemoryError
 from tests.directions import tiny
@@ -281,6 +283,27 @@ def test_each_model_reads_each_prompt_once_for_each_rendering(
     }
     assert both.stats["tokens_asked"] == 2 * (lengths[False] + lengths[True])
     assert templated.stats["tokens_asked"] == 2 * lengths[False]
+
+
+def test_the_states_of_a_shard_are_gone_before_the_next_is_read(
+    models: tuple[hooks.Model, hooks.Model], prompts: PromptSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+    read_shard = Source.shard
+
+    def watched(
+        self: Source, rows: range, options: hooks.EngineOptions | None = None
+    ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+        alive.append(sum(reference() is not None for reference in made))
+        states, stats = read_shard(self, rows, options)
+        made.extend(weakref.ref(tensor) for tensor in states.values())
+        return states, stats
+
+    monkeypatch.setattr(Source, "shard", watched)
+    directions.extract(*models, fit=prompts, options=replace(FLOAT32, shard_size=16))
+    assert len(alive) > 4 and made
+    assert not any(alive)
 
 
 @pytest.mark.parametrize(

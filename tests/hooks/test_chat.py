@@ -42,6 +42,15 @@ def test_without_a_template_the_whole_prompt_is_the_instruction() -> None:
     assert encoded.template_length == 0
 
 
+@pytest.mark.parametrize("template", [True, False])
+def test_a_token_is_one_object_however_often_it_occurs(template: bool) -> None:
+    rows = chat.encode(tokenizer(), ["el río"] * 3, template=template)
+    objects = {id(token) for row in rows for token in row}
+    assert len(objects) == len({token for row in rows for token in row})
+    # Python itself shares numbers up to 256 only.
+    assert max(map(max, rows)) > 256
+
+
 def test_what_cannot_be_encoded_is_refused() -> None:
     for prompts, why in ((["a", "  "], "prompt 1 is empty"), ([""], "prompt 0 is empty")):
         with pytest.raises(TokenizerError, match=why):

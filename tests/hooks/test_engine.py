@@ -8,9 +8,11 @@ from contextlib import contextmanager
 import pytest
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicLayer
 
 import hooks
 from hooks import Add, EngineOptions
+from hooks.cache import expand_cache, new_cache, read_only
 from hooks.engine import plan_batches, usable_prefix
 from hooks.errors import OutOfMemoryError, PositionError
 from tests.hooks.common import (
@@ -129,6 +131,29 @@ def test_savings_change_no_edited_state(edit: hooks.Intervention) -> None:
     want = capture(model(), encoded, edits=[edit], options=OFF).stack()
     got = capture(model(), encoded, edits=[edit]).stack()
     torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_a_read_only_prefix_gives_the_same_states_and_keeps_no_key_of_the_pass(family: str) -> None:
+    used = model(family)
+    beginning, own = torch.tensor([[5, 6, 7, 8, 9]]), torch.tensor([[10, 11, 12], [20, 21, 22]])
+    prefix = new_cache(used.hf)
+    with torch.no_grad():
+        used.hf.base_model(input_ids=beginning, past_key_values=prefix, use_cache=True)
+        grown, kept = expand_cache(prefix, 2), read_only(expand_cache(prefix, 2))
+        states = [
+            used.hf.base_model(
+                input_ids=own, past_key_values=cache, use_cache=True
+            ).last_hidden_state
+            for cache in (grown, kept)
+        ]
+    assert torch.equal(*states)
+    full = {True: 5, False: 8}
+    lengths = [layer.get_seq_length() for layer in kept.layers]
+    # A sliding window is left as it is; every other layer ends as it began.
+    assert lengths == [full[type(layer) is DynamicLayer] for layer in grown.layers]
+    assert {layer.get_seq_length() for layer in grown.layers} == {8}
+    assert {layer.get_seq_length() for layer in prefix.layers} == {5}
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "gpt2", "gpt_neox"])

@@ -1,0 +1,64 @@
+"""What a process holds besides its tensors stays bounded, and the user's environment stands."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from hooks.hardware import bound_kernel_caches
+
+NAMES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+GROWTH = """
+import ctypes, sys, torch
+from hooks.hardware import bound_kernel_caches
+
+class Info(ctypes.Structure):
+    _fields_ = [(f"f{i}", ctypes.c_size_t) for i in range(10)]
+
+info = ctypes.CDLL(None).mallinfo2
+info.restype = Info
+bound_kernel_caches()
+weight = torch.randn(192, 128, dtype=torch.bfloat16)
+states = torch.randn(3000, 128, dtype=torch.bfloat16)
+
+def run(shapes):
+    with torch.no_grad():
+        for rows in shapes:
+            torch.nn.functional.linear(states[:rows], weight)
+    return info().f7  # uordblks: bytes in use
+
+before = run(range(1000, 1100))
+print(run(range(1100, 1500)) - before)
+"""
+
+
+def test_kernel_caches_are_bounded_unless_the_environment_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(NAMES[0], "7")
+    monkeypatch.setenv(NAMES[1], "")  # so that it is put back as it was
+    monkeypatch.delenv(NAMES[1])
+    bound_kernel_caches()
+    assert [os.environ[name] for name in NAMES] == ["7", "64"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the heap is read from glibc")
+def test_memory_does_not_grow_with_the_shapes_of_batches() -> None:
+    bounded, free = (_growth(capacity) for capacity in (None, "1024"))
+    if free < 8 << 20:
+        pytest.skip("here torch multiplies bfloat16 without oneDNN's kernels")
+    assert bounded < free / 20
+
+
+def _growth(capacity: str | None) -> int:
+    """Return the bytes that 400 shapes of one product add to the heap, after 100 others."""
+    environment = {key: value for key, value in os.environ.items() if key not in NAMES}
+    environment |= {} if capacity is None else dict.fromkeys(NAMES, capacity)
+    found = subprocess.run(
+        [sys.executable, "-c", GROWTH], env=environment, check=True, capture_output=True, text=True
+    )
+    return int(found.stdout)
