@@ -158,6 +158,6 @@ class Judge:
 TEXTS = tuple(" ".join(tiny.FILLER[(i + k) % 10] for k in range(9)) for i in range(4))
 
 
-def styleminor_axis() -> Tensor:
+def style_axis() -> Tensor:
     """Return the unit vector that the token ``sure`` is read from."""
     return minor_axis(6)
