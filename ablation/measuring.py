@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from ablation.bench import Bench
 from ablation.result import Changes, Role, Row
-from evaluation.divergence import Divergence, divergence
+from evaluation.divergence import Divergence, divergences
 from evaluation.filling import evaluate
 from evaluation.grid import Grid, GridOptions, Setting
 from evaluation.intervals import Change, Interval, mean_interval
@@ -71,8 +71,9 @@ def measure(
     )
     rows: list[Row] = []
     clean: _Numbers | None = None
+    far = _divergences(arms, bench)
     for arm in tqdm(arms, desc="cost", disable=not bench.progress, leave=False):
-        numbers = _numbers(arm, bench)
+        numbers = _numbers(arm, bench, far.get(arm.name))
         clean = clean or numbers
         rows.append(_row(arm, numbers, clean, grid, bench))
     return tuple(rows), grid
@@ -91,16 +92,24 @@ def harmful_margins(
         return margins(bench.model, bench.prompts.select(label=label), bench.tokens, run=run)
 
 
-def _numbers(arm: Arm, bench: Bench) -> _Numbers:
+def _divergences(arms: Sequence[Arm], bench: Bench) -> dict[str, Divergence]:
+    edited = [arm for arm in arms if arm.edits]
+    found = divergences(
+        bench.model,
+        bench.divergence_prompts,
+        [arm.edits for arm in edited],
+        seed=bench.seed,
+    )
+    return {arm.name: far for arm, far in zip(edited, found, strict=True)}
+
+
+def _numbers(arm: Arm, bench: Bench, far: Divergence | None) -> _Numbers:
     margin: dict[Label, list[float]] = {}
     with bench.model.hooks(edits=arm.edits) as run:
         for label in ("harmful", "harmless"):
             part = bench.prompts.select(label=label)
             margin[label] = margins(bench.model, part, bench.tokens, run=run).tolist()
         text = perplexity(bench.model, bench.texts, run=run, seed=bench.seed)
-    far = None
-    if arm.edits:
-        far = divergence(bench.model, bench.divergence_prompts, edits=arm.edits, seed=bench.seed)
     return _Numbers(margin, text, far)
 
 

@@ -6,9 +6,10 @@ large one does not say whether the changed model is worse.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -127,24 +128,58 @@ def divergence(
     """
     if run is not None and (changed is not None or not no_edits(edits)):
         raise JudgeError("divergence: give either run, or changed and edits")
-    if continuation < 1:
-        raise JudgeError(f"continuation={continuation}: compare 1 prediction at least")
     other = clean if changed is None else changed
     _same_tokens(clean, other.tokenizer if run is None else run.view.tokenizer)
+    opened = partial(other.hooks, edits=edits) if run is None else partial(nullcontext, run)
     encoded = prompts if isinstance(prompts, Encoded) else clean.encode(prompts)
-    each: dict[int, list[float]] = {}
+    (found,) = _compared(clean, encoded, [opened], continuation, batch_rows, seed)
+    return found
+
+
+def divergences(
+    clean: Model,
+    prompts: Sequence[str] | Encoded,
+    edits: Sequence[Edits],
+    *,
+    continuation: int = 16,
+    batch_rows: int | None = None,
+    seed: int = 0,
+) -> tuple[Divergence, ...]:
+    """Measure several edits of one model, each as :func:`divergence` does.
+
+    The clean continuation, the same for all of them, is computed once.
+
+    Raises:
+        JudgeError: as :func:`divergence`.
+    """
+    encoded = prompts if isinstance(prompts, Encoded) else clean.encode(prompts)
+    opened = [partial(clean.hooks, edits=each) for each in edits]
+    return _compared(clean, encoded, opened, continuation, batch_rows, seed)
+
+
+def _compared(
+    clean: Model,
+    encoded: Encoded,
+    opened: Sequence[Callable[[], AbstractContextManager[Run]]],
+    continuation: int,
+    batch_rows: int | None,
+    seed: int,
+) -> tuple[Divergence, ...]:
+    """Compare every run that can be opened with the clean model, batch by batch."""
+    if continuation < 1:
+        raise JudgeError(f"continuation={continuation}: compare 1 prediction at least")
+    each: list[dict[int, list[float]]] = [{} for _ in opened]
     for rows in _batches(clean, encoded, continuation, batch_rows):
         part = encoded.select(rows)
         with _clean_run(clean) as plain:
             path = _greedy(plain, part, continuation, _ends(clean))
-        if run is not None:
-            found = _follow(run, part, path)
-        else:
-            with other.hooks(edits=edits) as open_run:
-                found = _follow(open_run, part, path)
-        for row, values, live in zip(rows, found.tolist(), path.live.tolist(), strict=True):
-            each[row] = [value for value, counts in zip(values, live, strict=True) if counts]
-    return Divergence.of([each[row] for row in range(len(encoded))], seed=seed)
+        for enter, kept in zip(opened, each, strict=True):
+            with enter() as run:
+                found = _follow(run, part, path)
+            for row, values, live in zip(rows, found.tolist(), path.live.tolist(), strict=True):
+                kept[row] = [value for value, counts in zip(values, live, strict=True) if counts]
+    order = range(len(encoded))
+    return tuple(Divergence.of([kept[row] for row in order], seed=seed) for kept in each)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 import evaluation.divergence as module
 import hooks
 from evaluation.catalogue import shipped
-from evaluation.divergence import Divergence, divergence, kl
+from evaluation.divergence import Divergence, divergence, divergences, kl
 from evaluation.errors import JudgeError
 from hooks import Ablate, Add, Encoded, Gate, Model, Threshold
 from hooks.errors import ContextError, PositionError
@@ -225,6 +225,31 @@ def test_an_open_run_on_other_weights_counts_with_its_edits() -> None:
         by_run = divergence(clean, PROMPTS, run=run, continuation=2)
     assert by_run == divergence(clean, PROMPTS, changed=other, edits=edit, continuation=2)
     assert by_run != divergence(clean, PROMPTS, changed=other, continuation=2)
+
+
+@pytest.mark.parametrize("batch_rows", [None, 2])
+def test_several_edits_share_one_clean_continuation(
+    monkeypatch: pytest.MonkeyPatch, batch_rows: int | None
+) -> None:
+    model = tiny()
+    edits = [
+        Add(planted(width=WIDTH), MID),
+        (Ablate(planted(4, WIDTH), MID), Add(planted(5, WIDTH), MID)),
+        Ablate(planted(6, WIDTH), MID),
+    ]
+    apart = [divergence(model, PROMPTS, edits=each, continuation=STEPS) for each in edits]
+    calls = []
+    made = module._greedy
+    monkeypatch.setattr(module, "_greedy", lambda *given: (calls.append(1), made(*given))[1])
+    shared = divergences(model, PROMPTS, edits, continuation=STEPS, batch_rows=batch_rows)
+    assert len(calls) == (1 if batch_rows is None else 2)
+    for one, other in zip(shared, apart, strict=True):
+        assert one.continuation_each == pytest.approx(other.continuation_each, rel=1e-4)
+        assert one.positions == other.positions
+    assert len({one.continuation.value for one in shared}) == len(edits)
+    assert divergences(model, PROMPTS, []) == ()
+    with pytest.raises(JudgeError, match="continuation=0"):
+        divergences(model, PROMPTS, edits, continuation=0)
 
 
 def test_a_gate_reads_each_prompt_by_itself() -> None:
