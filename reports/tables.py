@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from markupsafe import Markup, escape
+
 from artifacts.artifact import Artifact
 from artifacts.manifest import ModelInfo
 from reports import reading
@@ -19,6 +21,11 @@ class Table:
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+
+    def _repr_html_(self) -> str:
+        """Return the table as a notebook shows it; all text is escaped."""
+        lines = [_line("th", self.columns), *(_line("td", row) for row in self.rows)]
+        return f"<table>{''.join(lines)}</table>"
 
 
 def directions(artifact: Artifact) -> Table:
@@ -122,6 +129,11 @@ def method(artifact: Artifact) -> Table:
     """Return every option of the run."""
     rows = tuple((key, _option(value)) for key, value in sorted(artifact.manifest.method.items()))
     return Table(("option", "value"), rows)
+
+
+def _line(tag: str, cells: tuple[str, ...]) -> str:
+    cell = Markup('<{0} style="text-align:left">{1}</{0}>')
+    return f"<tr>{''.join(cell.format(tag, escape(text)) for text in cells)}</tr>"
 
 
 def _place(artifact: Artifact, name: str) -> str:
