@@ -19,8 +19,6 @@ from steering.measuring import Paths, first_margins, touched, utility
 from steering.options import FitOptions
 from steering.policy import Policy
 
-_ENOUGH = 0.02
-
 
 @dataclass(frozen=True)
 class Point:
@@ -104,7 +102,10 @@ def sweep(
 
 
 def choose(points: Sequence[Point], *, before: float, what: str) -> Point:
-    """Choose the weakest safe strength that refuses about as much as any safe one.
+    """Choose the weakest of the safe strengths that refuse most.
+
+    The limits of the safe range say what defence may cost; inside them there is no reason to
+    defend less.
 
     Raises:
         NotBeaten: no strength is safe, or none refuses more than the unsteered model.
@@ -123,7 +124,7 @@ def choose(points: Sequence[Point], *, before: float, what: str) -> Point:
             f"{what}: no safe strength refuses more harmful prompts than the {before:.1%} of the "
             "unsteered model; try other --blocks or another --gate-block"
         )
-    return next(point for point in safe if point.harmful_refused >= best - _ENOUGH)
+    return next(point for point in safe if point.harmful_refused == best)
 
 
 def as_table(points: Sequence[Point]) -> Float[Tensor, "row column"]:

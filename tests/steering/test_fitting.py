@@ -194,8 +194,8 @@ def _points(*rows: tuple[float, float, bool]) -> list[Point]:
     return [Point(s, r, 0.0, 0.1, 1.0, safe) for s, r, safe in rows]
 
 
-def test_the_weakest_strength_that_does_the_work_is_chosen_within_the_safe_range() -> None:
-    rows = _points((0.1, 0.6, True), (0.2, 0.89, True), (0.3, 0.9, True), (0.4, 1.0, False))
+def test_the_weakest_strength_that_refuses_most_is_chosen_within_the_safe_range() -> None:
+    rows = _points((0.1, 0.6, True), (0.2, 0.9, True), (0.3, 0.9, True), (0.4, 1.0, False))
     assert choose(rows, before=0.5, what="x").strength == 0.2
     with pytest.raises(NotBeaten, match="already costs"):
         choose(_points((0.1, 0.9, False)), before=0.5, what="x")
