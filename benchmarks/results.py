@@ -10,7 +10,7 @@ from typing import Literal
 
 from artifacts.command import emit_line, main
 
-Part = Literal["judges", "answers", "capability", "directions"]
+Part = Literal["judges", "answers", "capability", "directions", "ablation", "steering"]
 PLAIN = ("test", "borderline", "unsafe-twins", "development", "development-borderline")
 PREFILLS = (5, 20, 80)
 
@@ -22,7 +22,14 @@ class Results:
     Unfinished work lies in OUT/results.json.journal; the same command takes it up.
     """
 
-    only: tuple[Part, ...] = ("judges", "answers", "capability", "directions")
+    only: tuple[Part, ...] = (
+        "judges",
+        "answers",
+        "capability",
+        "directions",
+        "ablation",
+        "steering",
+    )
     """What to measure; the rest keeps the numbers of the last run in OUT."""
     limit: int = 75
     """Requests of each class under each wrapper and prefill; plain sets are taken whole."""
@@ -32,8 +39,13 @@ class Results:
     """Of both models, for answers and capability."""
     effect_prompts: int = 16
     """Held-out prompts of each class for interventions on components."""
+    ablated: int = 40
+    """Requests of each class under ablations."""
+    steered: int = 32
+    """Requests of each set under policies; each is asked in every form."""
     artifacts: Path = Path("runs/results")
-    """Folder for the artifacts behind the part on directions."""
+    """Folder for the artifacts behind the parts on directions, ablation and steering; the last two
+    take up what lies in it."""
     out: Path = Path("docs")
     """Folder for results.json and results.md."""
 
@@ -95,6 +107,16 @@ class Results:
         from benchmarks import found_directions
 
         return found_directions.measure(self.artifacts, effect_prompts=self.effect_prompts)
+
+    def _ablation(self) -> Mapping[str, object]:
+        from benchmarks import found_interventions
+
+        return found_interventions.ablation(self.artifacts, limit=self.ablated)
+
+    def _steering(self) -> Mapping[str, object]:
+        from benchmarks import found_interventions
+
+        return found_interventions.steering(self.artifacts, limit=self.steered)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from benchmarks import results_directions
+from benchmarks import results_directions, results_interventions
 from benchmarks.results_cells import Found, p_value, rate, row_of, rows_of, share, value
 
 
@@ -21,6 +21,8 @@ def render(found: Mapping[str, Mapping[str, object]]) -> str:
         ("answers", _answers),
         ("capability", _capability),
         ("directions", results_directions.write),
+        ("ablation", results_interventions.write_ablation),
+        ("steering", results_interventions.write_steering),
         ("judges", _judges),
     )
     for name, write in parts:
