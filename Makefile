@@ -1,7 +1,7 @@
 # Every target sets up what it needs in .venv; a second run reuses it. These are the CI jobs.
 #
 #   make demo       the main job on the reference pair: artifact and report in runs/demo
-#   make test       all tests
+#   make test       all tests, and all notebooks
 #   make check      ruff, formatting, pyright, import arrows, dependencies, spelling
 #   make bench      benchmarks, written to docs/benchmarks.md
 #   make reference  the reference pair, made ready and checked
@@ -26,8 +26,10 @@ demo: $(STAMPS)/run
 	$(BIN)/python -m benchmarks.demo
 
 # A process a core, one thread each: faster than one process on all cores. A file stays in one process.
+# nbmake runs each notebook in a kernel of its own; no cell needs minutes.
 test: $(STAMPS)/dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile \
+		--nbmake --nbmake-timeout 300 $(ARGS)
 
 check: $(STAMPS)/dev
 	$(BIN)/ruff check
