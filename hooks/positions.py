@@ -45,6 +45,23 @@ def check_rule(rule: object, steps: object) -> None:
         raise PositionError(f"{steps!r} is not a step rule; choose prompt, generated or both")
 
 
+def require_fits(real: Bool[Tensor, "row token"], limit: int | None) -> None:
+    """Refuse a pass over more real tokens than the model's context holds.
+
+    Raises:
+        PositionError: naming the longest row.
+    """
+    if limit is None or real.shape[1] <= limit:
+        return
+    lengths = real.sum(dim=1)
+    row = int(lengths.argmax())
+    if int(lengths[row]) > limit:
+        raise PositionError(
+            f"row {row} has {int(lengths[row])} tokens, the model's context holds {limit}: shorten "
+            "it"
+        )
+
+
 @dataclass(eq=False)
 class Frame:
     """What the registry knows about one forward pass of the model body."""

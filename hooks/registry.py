@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from hooks.errors import ContextError, ModelError
 from hooks.layout import Layout, Tap
-from hooks.positions import Frame
+from hooks.positions import Frame, require_fits
 from hooks.precision import attach_stream
 from hooks.protocols import Action, Announcement, Context, Key, Plan, Stopped
 from hooks.sites import Site
@@ -219,14 +219,15 @@ class Registry:
     def _raw_frame(self, source: Tensor, ids: Tensor | None, past: int, mask: object) -> Frame:
         """Describe a pass that the caller started on the Hugging Face model directly."""
         rows, width = source.shape[:2]
-        if past == 0:
-            self._refuse_ambiguous(ids)
-            self._prompt_width = width
-        self._last_ids = ids if past == 0 else None
         if isinstance(mask, Tensor) and mask.ndim == 2:
             real = mask[:, -width:].bool().to(source.device)
         else:
             real = torch.ones(rows, width, dtype=torch.bool, device=source.device)
+        if past == 0:
+            self._refuse_ambiguous(ids)
+            require_fits(real, self._layout.context_length)
+            self._prompt_width = width
+        self._last_ids = ids if past == 0 else None
         prompt_width = past if self._prompt_width is None else self._prompt_width
         return Frame(ids, real, prompt_tokens=min(max(prompt_width - past, 0), width))
 

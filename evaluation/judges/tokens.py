@@ -116,7 +116,8 @@ def find_refusal_tokens(
         raise JudgeError(
             f"no token separates {len(first)} harmful from {len(second)} harmless requests on "
             f"{model.spec}: the largest difference is {float(gap[best]):.3f}, of "
-            f"{model.tokenizer.decode([best])!r}; take a model that refuses, or more requests"
+            f"{model.tokenizer.decode([best])!r}; take a model that refuses the harmful ones and "
+            "answers the others, or more requests"
         )
     ids = seen[chosen]
     return RefusalTokens(

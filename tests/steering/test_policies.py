@@ -9,17 +9,13 @@ import pytest
 import torch
 
 import artifacts
-import hooks
 import steering
-from artifacts.errors import ArtifactError, InputError
+from artifacts.errors import ArtifactError
 from steering.errors import PolicyError
 from steering.laws import Logistic, Step
-from steering.policy import Term
-from tests.hooks.common import attached, capture, logits, vector
-from tests.hooks.common import model as other_model
+from tests.hooks.common import capture, logits
 from tests.steering.common import (
     PROMPTS,
-    WIDTH,
     gated,
     greedy,
     middle,
@@ -142,50 +138,6 @@ def test_a_policy_comes_back_from_its_file(kind: str, tmp_path: Path) -> None:
     assert dict(found.facts) == dict(made.facts)
     assert torch.equal(found.tables["cost"], torch.ones(2, 3))
     assert steering.save(found, tmp_path / "q.safetensors") is not None
-
-
-def test_a_policy_for_another_model_is_refused_and_leaves_no_hook(tmp_path: Path) -> None:
-    policy = gated(Logistic(1.0, 0.0))
-    for stranger in (other_model("llama", 1), other_model("qwen2")):
-        before = attached(stranger.hf)
-        for use in (
-            lambda m: steering.answer(m, policy, PROMPTS),
-            lambda m: steering.steer(m, policy).__enter__(),
-            lambda m: steering.coefficients(m, policy, PROMPTS),
-        ):
-            with pytest.raises(PolicyError, match="this policy is for"):
-                use(stranger)
-        assert attached(stranger.hf) == before
-
-
-def test_what_a_model_cannot_carry_out_is_refused_in_one_line() -> None:
-    wide = {1: vector(0, WIDTH + 1)}
-    cases = (
-        (lambda: steering.additive(model(), vectors(1), strength=float("nan")), "finite number"),
-        (lambda: steering.additive(model(), vectors(1), strength=float("inf")), "finite number"),
-        (lambda: steering.additive(model(), {}, strength=1.0), "no block"),
-        (lambda: steering.additive(model(), wide, strength=1.0, kind="absolute"), "width 33"),
-        (lambda: steering.additive(model(), vectors(9), strength=1.0, kind="absolute"), "block 9"),
-        (lambda: steering.additive(model(), vectors(1), strength=1.0), "ambient norm of block 1"),
-        (lambda: gated(Step(0.0), steered=(0, 1)), "before its gate"),
-        (lambda: gated(Step(0.0), steered=(1, 2), gate=2), "before its gate"),
-        (lambda: gated(Step(0.0)).scaled(float("nan")), "not finite"),
-        (lambda: Term("x", (1, 1), torch.ones(2, 4)), "name each once"),
-        (lambda: Term("x", (1, 2), torch.ones(1, 4)), "one row for each"),
-    )
-    for make, words in cases:
-        with pytest.raises(InputError, match=words) as caught:
-            make()
-        assert "\n" not in str(caught.value)
-
-
-def test_a_prompt_longer_than_the_context_is_refused_and_leaves_no_hook() -> None:
-    long = hooks.Encoded.from_ids([[7] * 255])
-    before = attached(model().hf)
-    for policy in (gated(Step(0.0)), gated(Step(0.0), steered=(0,), two_pass=True)):
-        with pytest.raises(InputError, match="the model's context holds 256"):
-            steering.answer(model(), policy, long, max_new_tokens=4)
-    assert attached(model().hf) == before
 
 
 def test_a_file_of_another_kind_is_no_policy(tmp_path: Path) -> None:
