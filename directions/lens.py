@@ -130,8 +130,16 @@ def final_gain(model: Model) -> tuple[Float[Tensor, "d"], bool]:
     """Return the final norm's gain, and whether it subtracts the mean.
 
     An RMS norm maps ones to its gain, whether it stores g or, as Gemma does, g - 1.
+
+    Raises:
+        InputError: the norm cannot be read.
     """
     norm = model.layout.component("ln_final")
+    if hasattr(norm, "original_module"):
+        raise InputError(
+            f"lens: the final norm of {model.spec} was trained whole and runs inside peft's "
+            "wrapper; load the model with adapter_mode='merged'"
+        )
     if isinstance(norm, nn.LayerNorm):
         return norm.get_parameter("weight").detach().float(), True
     weight = norm.get_parameter("weight")

@@ -5,16 +5,17 @@
 
 *Merged*: ``W_on`` is computed once and kept beside ``W``; the model gets its own plain layers back
 and switching exchanges the two tensors, so the base is bit-equal to itself afterwards and either
-side runs at the base's own speed. *Live*: the
-adapter's own layers run on top of ``W``; needs no memory, but two thin products a layer (measured
-on the reference pair: about 1.5 to 2 times the time of the base). In low precision ``W_on`` is
-rounded to the model's dtype once. What cannot be
-switched off exactly is refused in :mod:`hooks.adapter_file`.
+side runs at the base's own speed. Layers that were trained whole are exchanged in the same way.
+*Live*: the adapter's own layers run on top of ``W``; needs no memory, but two thin products a layer
+(measured on the reference pair: about 1.5 to 2 times the time of the base). In low precision
+``W_on`` is rounded to the model's dtype once. What cannot be switched off exactly is refused in
+:mod:`hooks.adapter_file`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -39,77 +40,103 @@ class AdapterSwitch:
         """Find the adapted layers; merged, ``hf`` loses its wrappers and starts without adapter.
 
         Raises:
-            ModelError: ``merged`` was asked for and there is something that is no matrix to merge.
+            ModelError: ``merged`` was asked for, and the adapter changes more than tensors.
         """
         self._hf = hf
-        wrapped = {name: part for name, part in hf.named_modules() if hasattr(part, "base_layer")}
-        self._layers = list(wrapped.values())
         self.mode = self._decide(mode)
-        self._inner = [_inner(layer) for layer in self._layers]
-        self._base: list[Tensor] = []
-        self._sum: list[Tensor] = []
+        self._exchanged: list[_Exchanged] = []
         if self.mode == "live":
             for part in _lora_parameters(hf):
                 part.data = part.data.to(hf.dtype)
             return
-        self._base = [_weight(layer) for layer in self._layers]
-        self._sum = [adapted_weight(layer).to(_weight(layer).dtype) for layer in self._layers]
-        for name in wrapped:
+        for name, part in _wrappers(hf).items():
+            self._exchanged += _exchanged(part)
             parent, _, own = name.rpartition(".")
-            setattr(hf.get_submodule(parent), own, _inner(hf.get_submodule(name)))
-        self._layers = []
+            setattr(hf.get_submodule(parent), own, _inner(part))
         # transformers would ask the wrappers that are gone.
         hf._hf_peft_config_loaded = False
 
     def _decide(self, mode: AdapterMode) -> Literal["merged", "live"]:
-        reason = self._not_mergeable()
+        reason = _not_mergeable(self._hf)
         if mode == "merged" and reason is not None:
             raise ModelError(f"adapter_mode='merged': {reason}; use 'auto' or 'live'")
         if mode == "live" or reason is not None:
             return "live"
-        held = sum(_weight(layer).nbytes for layer in self._layers)
+        changed = [own for part in _wrappers(self._hf).values() for own in _changed(part)]
+        held = sum(own.nbytes for own in changed)
         return "merged" if mode == "merged" or held <= MERGE_LIMIT else "live"
-
-    def _not_mergeable(self) -> str | None:
-        """Return why the adapter's change is not one more matrix beside each of the base's."""
-        from peft.tuners.lora.layer import Linear
-        from peft.tuners.tuners_utils import BaseTunerLayer
-        from peft.utils.other import AuxiliaryTrainingWrapper
-
-        for name, part in self._hf.named_modules():
-            if isinstance(part, AuxiliaryTrainingWrapper):
-                return f"{name} was trained whole (modules_to_save)"
-        users = Counter(
-            id(part.weight)
-            for part in self._hf.modules()
-            if isinstance(getattr(part, "weight", None), nn.Parameter)
-            and not isinstance(part, BaseTunerLayer)
-        )
-        for layer in self._layers:
-            if not isinstance(layer, Linear):
-                return f"{type(layer).__name__} layers are no plain matrix products"
-            if users[id(_inner(layer).weight)] > 1:
-                return "an adapted matrix is tied to another layer that is not adapted"
-        return None
 
     def set(self, *, on: bool) -> None:
         """Switch; setting twice is the same as once."""
-        if self.mode == "live":
-            self._set_live(on=on)
+        for each in self._exchanged:
+            each.parameter.data = each.on if on else each.off
+        if self.mode == "merged":
             return
-        for layer, weight in zip(self._inner, self._sum if on else self._base, strict=True):
-            layer.weight.data = weight
-
-    def _set_live(self, *, on: bool) -> None:
-        from peft.tuners.tuners_utils import BaseTunerLayer
-        from peft.utils.other import AuxiliaryTrainingWrapper
-
         # transformers' enable_adapters() leaves layers that were trained whole switched off.
-        for part in self._hf.modules():
-            if isinstance(part, BaseTunerLayer | AuxiliaryTrainingWrapper):
-                part.enable_adapters(on)
+        for part in _wrappers(self._hf).values():
+            part.enable_adapters(on)  # type: ignore[operator]
         # peft asks for gradients of what it switches on.
         self._hf.requires_grad_(False)
+
+
+@dataclass(frozen=True, eq=False)
+class _Exchanged:
+    """A parameter of the base with its two values."""
+
+    parameter: nn.Parameter
+    off: Tensor
+    on: Tensor
+
+
+def _wrappers(hf: PreTrainedModel) -> dict[str, nn.Module]:
+    """Return what peft put around layers: adapted ones, and those that were trained whole."""
+    kinds = ("base_layer", "original_module")
+    return {
+        name: part
+        for name, part in hf.named_modules()
+        if any(own in kinds for own, _ in part.named_children())
+    }
+
+
+def _inner(wrapper: nn.Module) -> nn.Module:
+    """Return the base's own layer inside a wrapper."""
+    children = dict(wrapper.named_children())
+    return children["base_layer" if "base_layer" in children else "original_module"]
+
+
+def _changed(wrapper: nn.Module) -> list[nn.Parameter]:
+    """Return the base's parameters that the adapter has another value for."""
+    inner = _inner(wrapper)
+    whole = hasattr(wrapper, "original_module")
+    return list(inner.parameters()) if whole else [inner.get_parameter("weight")]
+
+
+def _exchanged(wrapper: nn.Module) -> list[_Exchanged]:
+    if hasattr(wrapper, "original_module"):
+        (saved,) = wrapper.get_submodule("modules_to_save").children()
+        values = [part.data for part in saved.parameters()]
+    else:
+        values = [adapted_weight(wrapper)]
+    return [
+        _Exchanged(own, own.data, value.to(own.dtype))
+        for own, value in zip(_changed(wrapper), values, strict=True)
+    ]
+
+
+def _not_mergeable(hf: PreTrainedModel) -> str | None:
+    """Return why the adapter is not one more value for each parameter that it changes."""
+    from peft.tuners.lora.layer import Linear
+
+    users = Counter(id(part) for module in hf.modules() for part in module._parameters.values())
+    for name, part in _wrappers(hf).items():
+        whole = hasattr(part, "original_module")
+        if not whole and not isinstance(part, Linear):
+            return f"{name}: {type(part).__name__} layers are no plain matrix products"
+        if whole and any(True for _ in part.buffers()):
+            return f"{name} was trained whole and has buffers"
+        if any(users[id(own)] > 1 for own in _changed(part)):
+            return f"{name} is tied to another layer, which the adapter does not change"
+    return None
 
 
 @torch.no_grad()
@@ -135,10 +162,6 @@ def adapted_weight(layer: nn.Module) -> Float[Tensor, "a b"]:
             length = magnitude[name].weight.detach().float() / rows.norm(dim=1)
             total = by_output(rows * length[:, None])
     return total
-
-
-def _inner(layer: nn.Module) -> nn.Module:
-    return layer.get_submodule("base_layer")
 
 
 def _weight(layer: nn.Module) -> Tensor:

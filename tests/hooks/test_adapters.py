@@ -15,8 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import hooks
+from artifacts.errors import InputError
+from directions.lens import lens_scores
 from hooks.errors import ModelError
-from tests.hooks.common import MID, attached, capture, ids_of, logits, plain_logits
+from tests.hooks.common import MID, attached, capture, ids_of, logits, plain_logits, vector
 from tests.tiny import make_hf, save, tokenizer
 
 IDS = ids_of([5, 9, 7])
@@ -150,16 +152,40 @@ def test_rank_stabilised_and_patterned_lora(tmp_path: Path, family: str, mode: s
     assert pair[1].check().passed, pair[1].check().refusals
 
 
+WHOLE = {"llama": ["lm_head", "norm"], "gpt2": ["ln_f", "wte"]}
+
+
+@pytest.mark.parametrize("mode", ["auto", "live"])
 @pytest.mark.parametrize("use_dora", [False, True])
-def test_layers_that_were_trained_whole_are_switched_too(tmp_path: Path, use_dora: bool) -> None:
-    config = _config("llama", modules_to_save=["lm_head", "norm"], use_dora=use_dora)
-    case = Case(tmp_path, "llama", config, **UNTIED)
-    pair = case.pair("auto")
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_layers_that_were_trained_whole_are_switched_too(
+    tmp_path: Path, family: str, use_dora: bool, mode: str
+) -> None:
+    config = _config(family, modules_to_save=WHOLE[family], use_dora=use_dora)
+    case = Case(tmp_path, family, config, **UNTIED)
+    pair = case.pair(mode)
     _switches(pair, case)
-    assert any("modules_to_save" in name for name, _ in pair[0].hf.named_modules())
+    kinds = {type(part).__name__ for part in pair[0].hf.modules()}
+    assert ("ModulesToSaveWrapper" in kinds) == (mode == "live")
     assert pair[1].check().passed, pair[1].check().refusals
-    with pytest.raises(ModelError, match="trained whole .modules_to_save.; use 'auto' or 'live'"):
-        case.pair("merged")
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_the_lens_reads_through_the_final_norm_and_unembedding_of_its_own_side(
+    tmp_path: Path, family: str
+) -> None:
+    whole = ["lm_head", *WHOLE[family][:1]] if family == "gpt2" else WHOLE[family]
+    case = Case(tmp_path, family, _config(family, modules_to_save=whole), **UNTIED)
+    _, aligned = case.pair("auto")
+    other = hooks.wrap(case.tuned.merge_and_unload(), tokenizer())
+    v = vector(3)
+    got, want = (lens_scores(used, v) for used in (aligned, other))
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+    plain = hooks.wrap(make_hf(family, **UNTIED), tokenizer())
+    assert not torch.allclose(got, lens_scores(plain, v), atol=1e-2)
+    _, live = case.pair("live")
+    with pytest.raises(InputError, match="trained whole.*adapter_mode='merged'"):
+        lens_scores(live, v)
 
 
 @pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
@@ -173,7 +199,18 @@ def test_an_adapted_matrix_that_is_tied_to_another_is_not_merged_into_both(
         _switches(pair, case)
         output, embed = pair[0].hf.get_output_embeddings(), pair[0].hf.get_input_embeddings()
         assert output.weight.data_ptr() == embed.weight.data_ptr()
-    with pytest.raises(ModelError, match="tied to another|no plain matrix"):
+    with pytest.raises(ModelError, match="is tied to another layer|no plain matrix"):
+        case.pair("merged")
+
+
+@pytest.mark.parametrize("whole", ["lm_head", "embed_tokens"])
+def test_a_layer_trained_whole_that_was_tied_is_not_exchanged_for_both(
+    tmp_path: Path, whole: str
+) -> None:
+    config = _config("llama", modules_to_save=[whole])
+    case = Case(tmp_path, "llama", config, tie_word_embeddings=True)
+    _switches(case.pair("auto"), case)
+    with pytest.raises(ModelError, match="is tied to another layer, which the adapter"):
         case.pair("merged")
 
 
