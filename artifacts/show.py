@@ -66,9 +66,26 @@ def _facts(artifact: Artifact) -> list[tuple[str, str]]:
         ("positions", manifest.positions),
         ("contrasts", ", ".join(manifest.contrast) or "none"),
         ("device, seed", f"{manifest.device}, {manifest.seed}"),
-        ("tensors", ", ".join(sorted({key.split("/")[0] for key in artifact.tensors}))),
+        ("tensors", _sizes(artifact)),
     ]
     return facts
+
+
+def _sizes(artifact: Artifact) -> str:
+    """Return the families of tensors with their bytes, the largest first."""
+    found: dict[str, int] = {}
+    for key, tensor in artifact.tensors.items():
+        family = key.split("/")[0]
+        found[family] = found.get(family, 0) + tensor.nbytes
+    ordered = sorted(found.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{family} {_bytes(size)}" for family, size in ordered)
+
+
+def _bytes(size: int) -> str:
+    for unit, step in (("MB", 1e6), ("kB", 1e3)):
+        if size >= step:
+            return f"{size / step:.1f} {unit}"
+    return f"{size} B"
 
 
 def _model(model: ModelInfo | None) -> str:

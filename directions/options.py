@@ -55,7 +55,8 @@ class Options:
     shard_size: int = 128
     """Prompts between two entries of the ledger."""
     moments: MomentsRule = "auto"
-    """What is kept for a later decomposition: single rows, second moments, or neither."""
+    """What is kept for a later decomposition: single rows (4 d_model bytes for each prompt, block,
+    model and rendering: 80 MB on the reference pair), second moments, or neither."""
     system: str | None = None
     """System prompt, put before every templated prompt."""
     allow_mismatch: bool = False

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+import torch
 
 import artifacts
 from artifacts import InputError, LockedError, NotBeaten
@@ -52,6 +53,23 @@ def test_show_prints_what_a_person_wants_to_know(
         f"next: python -m reports.build {file} --out report.html",
     ]:
         assert text in printed, text
+
+
+def test_families_of_tensors_have_their_sizes_the_largest_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    path = tmp_path / "a.safetensors"
+    rows = {"rows/harmful/base": torch.ones(3, 20_000, 6), "mean/harmful/base": torch.ones(3, 6)}
+    tensors = making.tensors() | rows
+    artifacts.save(artifacts.Artifact(making.manifest(), tensors), path)
+    assert main(Show, [str(path)]) == 0
+    small = sum(tensors[key].nbytes for key in ("projection/refusal/harmful",))
+    printed = capsys.readouterr().out
+    assert "rows 1.4 MB, " in printed
+    assert f"projection {small} B" in printed
+    assert 3 * 20_000 * 6 * 4 == 1_440_000
+    assert printed.index("rows 1.4 MB") < printed.index("direction 72 B") < printed.index("measure")
 
 
 def test_json_is_the_manifest_and_nothing_else(
