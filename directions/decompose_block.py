@@ -255,7 +255,7 @@ def _shape(space: ResidualSpace, null: Null, options: DecomposeOptions, energy: 
 
 def _null_bands(tested: RankTest, count: int) -> dict[str, Estimate]:
     """Give mean and band of each component's null; past the last test, that of the last test."""
-    found = {}
+    found: dict[str, Estimate] = {}
     for number in range(count):
         null = tested.null[min(number, len(tested.null) - 1)]
         low, high = np.quantile(null, [tested.alpha, 1 - tested.alpha])

@@ -145,9 +145,8 @@ class RandomSigns:
 
     def _signs(self, number: int) -> Float32[np.ndarray, "n d"]:
         n, d = self.shift.shape
-        bits = generator("signs", number, self.seed).integers(
-            0, 256, -(-n * d // 8), dtype=np.uint8
-        )
+        rng = generator("signs", number, self.seed)
+        bits = np.asarray(rng.integers(0, 256, -(-n * d // 8), dtype=np.uint8), dtype=np.uint8)
         return 2 * np.unpackbits(bits, count=n * d).reshape(n, d).astype(np.float32) - 1
 
 
@@ -215,7 +214,7 @@ class GaussianSigns:
 
     @cached_property
     def _first(self) -> tuple[float, Float64[np.ndarray, "draws"]]:
-        found = []
+        found: list[float] = []
         for draw in range(1, TWINS + 1):
             rows = self._drawn(draw)
             start = generator("lanczos", draw, self.seed).standard_normal((len(rows), 1))

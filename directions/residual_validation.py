@@ -66,7 +66,9 @@ def cross_validate(problem: Ridge, folds: tuple[Int[np.ndarray, "_"], ...]) -> C
     for kept in problem.shrinkage(problem.penalties):
         rest = -(left * kept) @ left.T - 1 / n
         rest[np.diag_indices(n)] += 1
-        parts = [np.linalg.solve(rest[np.ix_(rows, rows)], rest[rows]) for rows in folds]
+        parts: list[Float64[np.ndarray, "_ n"]] = [
+            np.linalg.solve(rest[np.ix_(rows, rows)], rest[rows]) for rows in folds
+        ]
         if gram is None:
             losses.append(sum(float(np.square(part @ shift).sum()) for part in parts))
             continue

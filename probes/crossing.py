@@ -93,7 +93,7 @@ def matrix(scores: Scores, labels: Labels) -> Matrix:
     k = labels.k
     found: list[list[Estimate]] = []
     for fitted in range(k):
-        row = []
+        row: list[Estimate] = []
         for tested in range(k):
             here = labels.of(tested)
             values, positive = scores.alone[fitted][:, here], labels.positive[here]

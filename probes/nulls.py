@@ -154,7 +154,7 @@ def judge(
 
 def _gap(scores: Float[np.ndarray, "*batch n"], labels: Labels) -> Float[np.ndarray, "*batch"]:
     """Give the mean d' of the sources, which decides between AUCs of 1."""
-    found = []
+    found: list[Float[np.ndarray, "*batch"]] = []
     for source in range(labels.k):
         here = labels.of(source)
         up, down = scores[..., here & labels.positive], scores[..., here & ~labels.positive]
