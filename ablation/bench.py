@@ -16,8 +16,6 @@ from evaluation.outcomes import Judge
 from evaluation.prompts import PromptSet
 from hooks import Model
 
-TEXTS = 16
-"""Neutral texts for the perplexity."""
 TOKENS = 64
 """Development prompts of each class behind the refusal tokens."""
 DIVERGENCE = 16
@@ -72,7 +70,7 @@ def bench_of(
         prompts=tested,
         tokens=tokens,
         judge=judge or judge_of(options.judge),
-        texts=tuple(texts) if texts is not None else neutral_text("test", n=TEXTS).texts,
+        texts=tuple(texts) if texts is not None else neutral_text("test", n=options.neutral).texts,
         divergence_prompts=texts_of(tested, "harmless", DIVERGENCE),
         new_tokens=options.new_tokens,
         seed=options.seed,

@@ -31,6 +31,8 @@ class Common:
     """Prompts of each class that are answered, evenly spaced; 0 means all."""
     new_tokens: int = 24
     """Longest answer, in tokens."""
+    neutral: int = 16
+    """Neutral texts for the perplexity."""
     prompts: str = "auto"
     """Prompts to measure on. auto: our own set, less what the artifact was fitted on."""
     development: str = "development"
@@ -58,7 +60,7 @@ class Common:
         """
         if self.controls < LEAST_CONTROLS:
             raise InputError(f"controls {self.controls}: give at least {LEAST_CONTROLS}")
-        for name, least in (("limit", 0), ("new_tokens", 1)):
+        for name, least in (("limit", 0), ("new_tokens", 1), ("neutral", 2)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} {getattr(self, name)}: give {least} or more")
         if 0 < self.limit < LEAST_PROMPTS:
