@@ -120,9 +120,12 @@ def choose(points: Sequence[Point], *, before: float, what: str) -> Point:
         )
     best = max(point.harmful_refused for point in safe)
     if best <= before:
+        last = points[-1]
         raise NotBeaten(
             f"{what}: no safe strength refuses more harmful prompts than the {before:.1%} of the "
-            "unsteered model; try other --blocks or another --gate-block"
+            f"unsteered model; {last.strength:g}, the strongest that was tried, refuses "
+            f"{last.harmful_refused:.1%} of them and {last.benign_refused:.1%} of benign prompts "
+            f"at KL {last.kl:.3f}; try other --blocks or another --gate-block"
         )
     return next(point for point in safe if point.harmful_refused == best)
 
