@@ -54,6 +54,21 @@ def test_json_is_one_object_with_every_number_and_its_control(
     assert artifacts.load(out).manifest.digest == found["digest"]
 
 
+def test_the_map_of_one_device_gives_the_same_file(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import artifacts
+
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
+    digests = []
+    for device in ("cpu", "map"):
+        argv = pair.arguments(tmp_path / f"{device}.safetensors", "--quiet")
+        argv[argv.index("--device") + 1] = device
+        assert main(Extract, argv) == 0
+        digests.append(artifacts.load(tmp_path / f"{device}.safetensors").digest)
+    assert digests[0] == digests[1]
+
+
 def test_the_table_names_file_numbers_and_next_command(
     pair: Pair, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
