@@ -12,8 +12,9 @@ def write_ablation(part: Found) -> Iterator[str]:
     yield "## Ablation"
     yield ""
     yield from _refusal(row_of(part["refusal"]))
-    yield ""
-    yield from _style(row_of(part["style"]))
+    if "style" in part:
+        yield ""
+        yield from _style(row_of(part["style"]))
 
 
 def write_steering(part: Found) -> Iterator[str]:

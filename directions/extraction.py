@@ -78,7 +78,10 @@ def extract(
         stats = _stats(ledger, resumed=len(done))
         with ranks.together():
             if ranks.first:
-                save(_assemble(job, ledger, created), path)
+                found = _assemble(job, ledger, created)
+                trim_heap()  # writing needs two copies of the tensors at once
+                save(found, path)
+                del found
         if ranks.first and not chosen.keep_shards:
             ledger.remove()
         stored = load(path)

@@ -11,8 +11,8 @@ from steering.errors import PolicyError
 FitMethod = Literal["adasteer", "scans", "hard-gate", "additive"]
 HarmDirection = Literal["parallel", "orthogonal"]
 GateReading = Literal["lda", "mean"]
-FORMS = ("plain", "code-completion", "text-continuation", "opener-injection")
-"""Forms of the fit prompts: as they are, and in wrappers that get past many refusals."""
+FORMS = ("plain", "code-completion", "text-continuation", "prefill-5")
+"""Forms of the fit prompts: as they are, wrapped, and with an opening that is put in the mouth."""
 
 
 @dataclass(frozen=True, kw_only=True)
