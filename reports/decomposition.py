@@ -6,6 +6,8 @@ there. Nothing is estimated here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
@@ -150,31 +152,34 @@ def _effect(artifact: Artifact, name: str, part: str, *, first: bool) -> list[go
         )
         traces.append(random)
     beats = [method.get(f"{part}_beats.{name}.{key}") is True for key in keys]
-    traces.append(
-        go.Scatter(
-            x=[value for value, *_ in found],
-            y=[key.upper() for key in keys],
-            mode="markers",
-            name="component",
-            showlegend=first,
-            marker={
-                "color": style.PALETTE[1],
-                "size": 9,
-                "symbol": ["circle" if one else "circle-open" for one in beats],
-            },
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": [high - value for value, _, high in found],
-                "arrayminus": [value - low for value, low, _ in found],
-                "color": style.PALETTE[1],
-                "thickness": 1.2,
-                "width": 3,
-            },
-            hovertemplate="%{y}: %{x:.3f}<extra></extra>",
-        )
+    return [*traces, _points(keys, found, beats, first=first)]
+
+
+def _points(
+    keys: Sequence[str], found: Sequence[Sequence[float]], beats: Sequence[bool], *, first: bool
+) -> go.Scatter:
+    return go.Scatter(
+        x=[value for value, *_ in found],
+        y=[key.upper() for key in keys],
+        mode="markers",
+        name="component",
+        showlegend=first,
+        marker={
+            "color": style.PALETTE[1],
+            "size": 9,
+            "symbol": ["circle" if one else "circle-open" for one in beats],
+        },
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": [high - value for value, _, high in found],
+            "arrayminus": [value - low for value, low, _ in found],
+            "color": style.PALETTE[1],
+            "thickness": 1.2,
+            "width": 3,
+        },
+        hovertemplate="%{y}: %{x:.3f}<extra></extra>",
     )
-    return traces
 
 
 def _numbers(value: object) -> list[float]:

@@ -160,6 +160,11 @@ def _of_directions(artifact: Artifact, name: str) -> Sequence[_Drawn]:
                 lambda: figures.cosine_map(artifact, name, block),
             ),
         ]
+    return [*drawn, *_of_components(artifact)]
+
+
+def _of_components(artifact: Artifact) -> Sequence[_Drawn]:
+    drawn: list[_Drawn] = []
     if decomposition.names(artifact):
         drawn += [
             (

@@ -284,7 +284,7 @@ def test_fit_and_evaluate_refuse_prompts_that_the_context_does_not_hold(
     ("strengths", "words"),
     [
         ({"refuses": 0.0}, "take a model that refuses the harmful ones and answers the others"),
-        ({"answers": -9.0}, "take a model that refuses the harmful ones and answers the others"),
+        ({"answers": -9.0}, "this model refuses (almost) everything here: add forms"),
         ({"answers": 1.0}, "add forms that get past it with --forms"),
         ({"answers": 5.0}, "take an aligned model, or steer along a direction you have"),
     ],
