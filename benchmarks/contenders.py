@@ -16,6 +16,8 @@ from hooks.model import merged_copy
 
 BATCH = 32
 States = Callable[[Sequence[str]], Tensor]
+Pairs = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
+"""Prompts -> the states of base and aligned."""
 
 
 def plain_loop(hf: torch.nn.Module, tokenizer: object) -> States:
@@ -59,8 +61,27 @@ def transformer_lens(hf: torch.nn.Module, tokenizer: object, name: str) -> State
     return run
 
 
+def one_by_one(left: States, right: States) -> Pairs:
+    """Run one side, then the other."""
+    return lambda prompts: (left(prompts), right(prompts))
+
+
+def theodolite_joint(base: hooks.Model, aligned: hooks.Model) -> Pairs:
+    """Both sides in one pass, as ``directions.extract`` reads them in bfloat16."""
+
+    def run(prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        both = hooks.read_pair(base, aligned, aligned.encode(prompts), hooks.Capture().sites)
+        left, right = (
+            torch.stack([part for part in side.values() if isinstance(part, Tensor)])
+            for side in (both.base, both.aligned)
+        )
+        return left, right
+
+    return run
+
+
 def theodolite(model: hooks.Model) -> States:
-    """The passes that ``directions.extract`` runs."""
+    """The passes of ``directions.extract`` where each side has one of its own."""
 
     def run(prompts: Sequence[str]) -> Tensor:
         rows = hooks.Rows()

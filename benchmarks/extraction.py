@@ -39,33 +39,33 @@ def compare(
         "reference:base", "reference:aligned", dtype=dtype, stream="auto"
     )
     pairs = _contenders(base, aligned)
-    for states in pairs.values():
-        for run in states:
-            run(prompts[: contenders.BATCH])
+    for run in pairs.values():
+        run(prompts[: contenders.BATCH])
     seconds: dict[str, list[float]] = {name: [] for name in pairs}
     found: dict[str, tuple[Tensor, Tensor]] = {}
     for _ in range(rounds):
-        for name, (left, right) in pairs.items():
+        for name, run in pairs.items():
             start = time.perf_counter()
-            found[name] = (left(prompts), right(prompts))
+            found[name] = run(prompts)
             seconds[name].append(time.perf_counter() - start)
     timings = [_timing(name, dtype, seconds[name], *found[name], n_harmful) for name in pairs]
     return timings, _limits(base, aligned, prompts, statistics.median(seconds["theodolite"]))
 
 
-def _contenders(
-    base: hooks.Model, aligned: hooks.Model
-) -> dict[str, tuple[contenders.States, contenders.States]]:
+def _contenders(base: hooks.Model, aligned: hooks.Model) -> dict[str, contenders.Pairs]:
     folder = str(hooks.reference.path("base"))
     tokenizer = base.tokenizer
     plain = [contenders.plain_loop(contenders.twin(m), tokenizer) for m in (base, aligned)]
     lens = [
         contenders.transformer_lens(contenders.twin(m), tokenizer, folder) for m in (base, aligned)
     ]
+    own = contenders.theodolite(base), contenders.theodolite(aligned)
+    joint = {"theodolite, both sides in one pass": contenders.theodolite_joint(base, aligned)}
     return {
-        "plain loop": (plain[0], plain[1]),
-        "TransformerLens": (lens[0], lens[1]),
-        "theodolite": (contenders.theodolite(base), contenders.theodolite(aligned)),
+        "plain loop": contenders.one_by_one(*plain),
+        "TransformerLens": contenders.one_by_one(*lens),
+        "theodolite": contenders.one_by_one(*own),
+        **(joint if hooks.why_not_joint(base, aligned) is None else {}),
     }
 
 

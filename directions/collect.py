@@ -14,7 +14,7 @@ from torch import Tensor
 from artifacts.errors import InputError
 from directions.options import PositionName
 from evaluation.prompts import Prompt
-from hooks import Capture, Encoded, EngineOptions, Model, Rows
+from hooks import Capture, Encoded, EngineOptions, Model, Rows, RunStats, read_pair
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +31,8 @@ class Source:
     position: PositionName
     slots: int
     """Tokens read from each prompt."""
+    joint: bool = False
+    """Both models read a rendering in one pass where both of its cells are asked for."""
 
     def shard(
         self, rows: range, options: EngineOptions | None = None
@@ -42,17 +44,43 @@ class Source:
         """
         states: dict[str, Float32[Tensor, "n slot d"]] = {}
         stats: Counter[str] = Counter()
-        for cell in self.cells:
-            side, rendering = cell.split(".")
-            model = self.aligned if side == "aligned" else self.base
-            taken = Rows()
-            capture = Capture(self.sites, at=self.position, into=taken)
-            with model.hooks(capture=capture, options=options) as run:
-                run.forward(self.encoded[rendering][rows.start : rows.stop])
-                stats.update(run.stats.as_dict())
-            for site in self.sites:
-                states[f"{cell}/{site}"] = by_slot(taken[site], self.slots)
+        for cells in self._passes():
+            encoded = self.encoded[rendering_of(cells[0])][rows.start : rows.stop]
+            found, cost = self._read(cells, encoded, options)
+            stats.update(cost.as_dict())
+            for cell, by_site in zip(cells, found, strict=True):
+                for site in self.sites:
+                    states[f"{cell}/{site}"] = by_slot(by_site[site], self.slots)
         return states, {name: float(value) for name, value in stats.items()}
+
+    def _passes(self) -> list[tuple[str, ...]]:
+        """Return the cells that each pass gives, base before aligned."""
+        if not self.joint:
+            return [(cell,) for cell in self.cells]
+        by_rendering: dict[str, list[str]] = {}
+        for cell in self.cells:
+            by_rendering.setdefault(rendering_of(cell), []).append(cell)
+        return [tuple(cells) for cells in by_rendering.values()]
+
+    def _read(
+        self, cells: tuple[str, ...], encoded: Encoded, options: EngineOptions | None
+    ) -> tuple[list[Mapping[str, Tensor | list[Tensor]]], RunStats]:
+        if len(cells) == 2:
+            both = read_pair(
+                self.base, self.aligned, encoded, self.sites, at=self.position, options=options
+            )
+            return [both.base, both.aligned], both.stats
+        taken = Rows()
+        model = self.aligned if cells[0].startswith("aligned") else self.base
+        capture = Capture(self.sites, at=self.position, into=taken)
+        with model.hooks(capture=capture, options=options) as run:
+            run.forward(encoded)
+        return [{site: taken[site] for site in self.sites}], run.stats
+
+
+def rendering_of(cell: str) -> str:
+    """Return how the prompts of a cell are rendered: ``template`` or ``raw``."""
+    return cell.partition(".")[2]
 
 
 def by_slot(values: Tensor | list[Tensor], slots: int) -> Float32[Tensor, "n slot d"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import hooks
@@ -101,12 +101,29 @@ def prepare(
     if slots == 0:
         raise InputError("positions template: the chat template ends with the instruction")
     sites = pair[1].sites([f"blocks.*.{site}" for site in options.sites])
-    source = Source(*pair, encoded, cells_of(contrasts), sites, options.positions, slots)
+    joint = choose_passes(*pair, options)
+    options = replace(options, passes="joint" if joint else "apart")
+    cells = cells_of(contrasts)
+    source = Source(*pair, encoded, cells, sites, options.positions, slots, joint=joint)
     if options.contrasts is None and options.positions != "last":
         notes = (*notes, "contrasts with raw prompts left out: they have no template tokens")
     facts = Facts.of(source)
     config = _config(source, facts, data, options)
     return Job(source, facts, data, contrasts, options, config, (*notes, *data.notes, *warned))
+
+
+def choose_passes(base: Model, aligned: Model, options: Options) -> bool:
+    """Return whether both models are read in one pass.
+
+    Raises:
+        InputError: it was asked for and this pair cannot be.
+    """
+    if options.passes == "apart" or options.stream == "model":
+        return False
+    reason = hooks.why_not_joint(base, aligned)
+    if reason is not None and options.passes == "joint":
+        raise InputError(f"--passes joint: {reason}; use --passes auto, or --dtype float32")
+    return reason is None
 
 
 def load_models(

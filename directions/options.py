@@ -22,6 +22,7 @@ PositionName = Literal["last", "template"]
 MomentsRule = Literal["auto", "none", "rows", "second"]
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 StreamName = Literal["auto", "model", "float32"]
+PassName = Literal["auto", "joint", "apart"]
 
 DEFAULT_CONTRASTS: tuple[ContrastName, ...] = (
     "shift",
@@ -48,6 +49,9 @@ class Options:
     """auto is bfloat16 where the hardware multiplies it natively, else float32."""
     stream: StreamName = "auto"
     """Residual stream in low precision: float32 where the family can, or the model's own."""
+    passes: PassName = "auto"
+    """Whether base and aligned are read in one pass, which keeps the digits of small differences
+    in bfloat16: auto does so where the pair allows it (a LoRA adapter on shared weights)."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ... or map (spread over devices)."""
     seed: int = 0
@@ -78,6 +82,9 @@ class Options:
         _choose("moments", (self.moments,), get_args(MomentsRule))
         _choose("dtype", (self.dtype,), get_args(DtypeName))
         _choose("stream", (self.stream,), get_args(StreamName))
+        _choose("passes", (self.passes,), get_args(PassName))
+        if self.passes == "joint" and self.stream == "model":
+            raise InputError("passes joint keeps a float32 stream: leave out --stream model")
         if not self.sites or self.contrasts == ():
             raise InputError("sites and contrasts need at least one name each")
         if self.shard_size < 1:

@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from hooks.loading import wrap as wrap
     from hooks.model import Model as Model
     from hooks.model import expand as expand
+    from hooks.pair import PairStates as PairStates
+    from hooks.pair import read_pair as read_pair
+    from hooks.pair import why_not_joint as why_not_joint
     from hooks.run import Run as Run
     from hooks.sites import SITE_KINDS as SITE_KINDS
     from hooks.start import Start as Start
@@ -67,6 +70,7 @@ _HOME = {
     "kv": ("KVState",),
     "loading": ("check_pair", "load", "load_pair", "wrap"),
     "model": ("Model", "expand"),
+    "pair": ("PairStates", "read_pair", "why_not_joint"),
     "run": ("Run",),
     "sites": ("SITE_KINDS",),
     "start": ("Start",),

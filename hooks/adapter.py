@@ -44,10 +44,13 @@ class AdapterSwitch:
         """
         self._hf = hf
         self.mode = self._decide(mode)
-        self._exchanged: list[_Exchanged] = []
         if self.mode == "live":
             for part in _lora_parameters(hf):
                 part.data = part.data.to(hf.dtype)
+        self.factors = _factors(hf)
+        """What the adapter adds to each layer, as two thin factors; None where it is more."""
+        self._exchanged: list[_Exchanged] = []
+        if self.mode == "live":
             return
         for name, part in _wrappers(hf).items():
             self._exchanged += _exchanged(part)
@@ -86,6 +89,33 @@ class _Exchanged:
     parameter: nn.Parameter
     off: Tensor
     on: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """``s B A`` of one layer as two factors, in the model's dtype."""
+
+    down: Float[Tensor, "r in"]
+    up: Float[Tensor, "out r"]
+    """With the scale s in it."""
+
+
+def _factors(hf: PreTrainedModel) -> dict[nn.Module, LowRank] | None:
+    """Return the factors by the base's own layer; None where something is not a plain LoRA."""
+    found: dict[nn.Module, LowRank] = {}
+    for part in _wrappers(hf).values():
+        names = list(getattr(part, "lora_A", ()))
+        plain = type(_inner(part)) is nn.Linear and not hasattr(part, "original_module")
+        if not plain or len(names) != 1 or names[0] in getattr(part, MAGNITUDE, {}):
+            return None
+        (name,) = names
+        down, up = (
+            part.get_submodule(f"{which}.{name}").get_parameter("weight").data
+            for which in ("lora_A", "lora_B")
+        )
+        scale = part.scaling[name]  # type: ignore[index, operator]
+        found[_inner(part)] = LowRank(down.to(hf.dtype), (scale * up.float()).to(hf.dtype))
+    return found
 
 
 def _wrappers(hf: PreTrainedModel) -> dict[str, nn.Module]:

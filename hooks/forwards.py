@@ -36,6 +36,14 @@ class _Work:
     stop: Site | None
     begin: Begin | None
     prefix: Prefix
+    together: bool
+    """Every batch holds all copies of its prompts."""
+
+    def rows(self, chosen: list[int]) -> list[int]:
+        """Return the rows of one batch."""
+        if not self.together:
+            return chosen
+        return [row + copy * self.prompts for copy in range(self.copies or 1) for row in chosen]
 
 
 def forward(
@@ -46,8 +54,9 @@ def forward(
     *,
     start: Start | None = None,
     copies: int | None = None,
+    together: bool = False,
 ) -> RunOutput:
-    """Carry out :meth:`hooks.Run.forward`."""
+    """Carry out :meth:`hooks.Run.forward`; ``together`` keeps the copies of a prompt in a batch."""
     stop = _stop_site(run, logits, stop_at)
     check_length(run, encoded)
     if copies is not None and copies < 1:
@@ -57,21 +66,25 @@ def forward(
     if logits != "all":
         prefix = shared_prefix(run, encoded, stop, start=first, copies=copies)
     every = encoded if copies is None else encoded.select([*range(len(encoded))] * copies)
-    work = _Work(every, len(encoded), copies, logits, stop, first, prefix)
+    work = _Work(every, len(encoded), copies, logits, stop, first, prefix, together)
     run.stats.tokens_asked += sum(every.lengths)
-    options = run.options
+    options, share = run.options, (copies or 1) if together else 1
+    units = encoded if together else every
     batches = plan_batches(
-        [length - prefix.length for length in every.lengths],
-        budget=options.budget(run.view.device),
-        max_rows=options.batch_rows,
+        [length - prefix.length for length in units.lengths],
+        budget=options.budget(run.view.device) // share,
+        max_rows=None if options.batch_rows is None else max(options.batch_rows // share, 1),
         sort=options.pack,
     )
     found: dict[int, torch.Tensor] = {}
-    bar = tqdm(total=len(every), unit="prompt", disable=not options.progress, leave=False)
+    bar = tqdm(total=len(units), unit="prompt", disable=not options.progress, leave=False)
     with bar:
-        for rows, result in halving(batches, lambda rows: _batch(run, work, rows), run.stats):
-            bar.update(len(rows))
+        for chosen, result in halving(
+            batches, lambda rows: _batch(run, work, work.rows(rows)), run.stats
+        ):
+            bar.update(len(chosen))
             if result is not None:
+                rows = work.rows(chosen)
                 found.update(_by_row(every, rows, result, prefix.length, logits))
     if logits is None:
         return RunOutput()

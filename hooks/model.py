@@ -229,7 +229,7 @@ class Model:
         if self._view.registry.contexts:
             raise ContextError("bridge() copies the model: call it outside hook contexts")
         with self._view:
-            twin = merged_copy(self.hf, adapter=self._view.adapter)
+            twin = merged_copy(self.hf, adapter=self._view.adapter is True)
         try:
             return TransformerBridge.boot_transformers(
                 self._source.name, hf_model=twin, tokenizer=self.tokenizer, dtype=self.dtype

@@ -49,6 +49,11 @@ def attach_stream(layout: Layout, dtype: torch.dtype) -> list[RemovableHandle]:
     return [module.register_forward_hook(hook) for module, hook in casts]
 
 
+def attach_float32(layout: Layout) -> RemovableHandle:
+    """Hook the embedding up to float32; what reads the stream gets it as it is."""
+    return layout.component("embed").register_forward_hook(_cast_to(torch.float32))
+
+
 _Hook = Callable[[nn.Module, object, object], object]
 
 

@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from hooks.errors import ContextError, ModelError
+from hooks.joint import JointPass, Removable
 from hooks.layout import Layout, Tap
 from hooks.positions import Frame, require_fits
 from hooks.precision import attach_stream
@@ -30,11 +31,13 @@ class Registry:
     ) -> None:
         """Attach nothing yet."""
         self.float32_stream = float32_stream
+        self.joint: JointPass | None = None
+        """Set while the rows of a pass are those of both sides of a pair."""
         self._hf = hf
         self._layout = layout
         self._contexts: list[Context] = []
         self._handles: dict[Key, RemovableHandle] = {}
-        self._body_handles: list[RemovableHandle] = []
+        self._body_handles: list[Removable] = []
         self._plans: dict[Key, list[Plan]] = {}
         self._mid: dict[int, Tensor] = {}
         self.frame: Frame | None = None
@@ -119,7 +122,9 @@ class Registry:
             head = self._hf.get_output_embeddings()
             if head is not None:
                 kept.append(head.register_forward_pre_hook(_in_one_piece))
-            if self.float32_stream:
+            if self.joint is not None:
+                kept.extend(self.joint.attach())
+            elif self.float32_stream:
                 kept.extend(attach_stream(self._layout, self._hf.dtype))
         elif not self._contexts:
             while self._body_handles:

@@ -233,6 +233,11 @@ class Run:
         with self._clock():
             return forwards.forward(self, encoded, logits, stop_at, start=start, copies=copies)
 
+    def forward_both(self, encoded: Encoded) -> None:
+        """Run prompts through both sides of a pair; rows of the base come first."""
+        with self._clock():
+            forwards.forward(self, encoded, None, None, copies=2, together=True)
+
     def generate_ids(
         self, encoded: Encoded, *, max_new_tokens: int, use_cache: bool = True
     ) -> list[list[int]]:

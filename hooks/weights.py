@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Literal
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hooks.adapter import AdapterSwitch
-from hooks.errors import ContextError, SiteError
+from hooks.adapter import AdapterSwitch, LowRank
+from hooks.errors import ContextError, ModelError, SiteError
+from hooks.joint import JointPass, why_not_joint
 from hooks.layout import Layout
 from hooks.precision import StreamMode, choose_stream
 from hooks.registry import Registry
 from hooks.sites import Site
+
+Side = bool | Literal["both"]
+"""The adapter off, on, or off for one half of the rows and on for the other."""
 
 
 class Weights:
@@ -33,20 +40,42 @@ class Weights:
         self.adapter = adapter
         self.resting = False
         """Whether the adapter is on while no context is open."""
-        self.adapter_on: bool | None = None
+        self.adapter_on: Side | None = None
         self.users = 0
+
+    @cached_property
+    def joint(self) -> JointPass:
+        """Both sides of the pair in one pass.
+
+        Raises:
+            ModelError: :attr:`why_not_joint` says why there is none.
+        """
+        if self.why_not_joint is not None:
+            raise ModelError(f"no joint pass: {self.why_not_joint}")
+        return JointPass(self.layout, self.hf.dtype, self._factors or {})
+
+    @cached_property
+    def why_not_joint(self) -> str | None:
+        """Why both sides cannot be read in one pass; None where they can."""
+        if self._factors is None:
+            return "the two sides do not differ by a plain LoRA adapter alone"
+        return why_not_joint(self.hf, self.layout)
+
+    @property
+    def _factors(self) -> dict[nn.Module, LowRank] | None:
+        return None if self.adapter is None else self.adapter.factors
 
 
 class View:
-    """The model as one side of a pair sees it: the adapter off or on."""
+    """The model as one side of a pair sees it, the adapter off or on; or both sides at once."""
 
     def __init__(
-        self, weights: Weights, tokenizer: PreTrainedTokenizerBase, *, adapter: bool | None
+        self, weights: Weights, tokenizer: PreTrainedTokenizerBase, *, adapter: Side | None
     ) -> None:
         """``adapter`` is None where the weights have none to switch."""
         self.weights = weights
         self.tokenizer = tokenizer
-        self.adapter = adapter
+        self.adapter: Side | None = adapter
         self.refuse: Callable[[Site], str | None] = lambda _: None
         """Gives the reason why a site failed the model's check, if it did."""
 
@@ -94,7 +123,9 @@ class View:
                 "weights; close it first or load the two models apart"
             )
         if weights.adapter is not None and self.adapter is not None and not weights.users:
-            weights.adapter.set(on=self.adapter)
+            # The joint pass adds what the adapter changes by itself.
+            weights.adapter.set(on=self.adapter is True)
+            weights.registry.joint = weights.joint if self.adapter == "both" else None
         weights.adapter_on = self.adapter
         weights.users += 1
 
@@ -112,6 +143,7 @@ class View:
         weights = self.weights
         weights.users -= 1
         if weights.users == 0:
+            weights.registry.joint = None
             self.rest(on=weights.resting)
 
     def rest(self, *, on: bool) -> None:

@@ -379,3 +379,32 @@ def test_the_function_stays_callable_after_its_namesake_module_is_imported() -> 
     module = importlib.import_module("directions.extract")
     assert callable(module)
     assert callable(directions.extract)
+
+
+def _low(specs: tuple[str, str], prompts: PromptSet, **more: object) -> DirectionSet:
+    options = Options(dtype="bfloat16", device="cpu", **more)  # type: ignore[arg-type]
+    return directions.extract(*specs, fit=prompts, options=options)
+
+
+def test_one_pass_keeps_a_small_shift_in_bfloat16(tmp_path: Path, prompts: PromptSet) -> None:
+    """With its negative twin: two passes lose it."""
+    specs = tiny.adapter_pair(tmp_path)
+    exact = directions.extract(*specs, fit=prompts, options=FLOAT32)
+    joint, apart = _low(specs, prompts), _low(specs, prompts, passes="apart")
+    assert joint.artifact.manifest.method["passes"] == "joint"
+    assert apart.artifact.manifest.method["passes"] == "apart"
+    assert exact.artifact.manifest.method["passes"] == "apart"
+    for name in ("shift", "did"):
+        want = exact.direction(name)
+        assert min(map(_cosine, joint.direction(name), want)) > 0.998
+        assert min(map(_cosine, apart.direction(name), want)) < 0.97
+    assert joint.stats["tokens_computed"] == apart.stats["tokens_computed"]
+
+
+def test_passes_that_this_pair_cannot_share_are_refused(pair: Pair, prompts: PromptSet) -> None:
+    with pytest.raises(InputError, match="--passes joint: base and aligned do not share"):
+        _low((str(pair.base), str(pair.aligned)), prompts, passes="joint")
+    with pytest.raises(InputError, match="leave out --stream model"):
+        Options(passes="joint", stream="model")
+    apart = _low((str(pair.base), str(pair.aligned)), prompts)
+    assert apart.artifact.manifest.method["passes"] == "apart"

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import torch
+from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -105,3 +106,19 @@ def rows(label: str, n: int, *, start: int = 0, fields: bool = True) -> list[dic
 def write(path: Path, content: list[dict[str, str]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in content), encoding="utf-8")
     return path
+
+
+def adapter_pair(folder: Path, *, size: float = 2e-4) -> tuple[str, str]:
+    """Save a base that bfloat16 holds exactly and a LoRA adapter that changes it little."""
+    base = model()
+    for part in base.parameters():
+        part.data = part.data.bfloat16().float()
+    save(folder / "base", base)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"])
+    tuned = get_peft_model(base, config)
+    torch.manual_seed(1)
+    for name, part in tuned.named_parameters():
+        if "lora_" in name:
+            part.data = torch.randn_like(part) * size**0.5
+    tuned.save_pretrained(str(folder / "adapter"))
+    return str(folder / "base"), f"{folder / 'base'}+{folder / 'adapter'}"
