@@ -97,7 +97,9 @@ def _extraction(found: Mapping[str, object]) -> list[str]:
         "The plain loop pads batches of 32 in the given order, computes logits for every token "
         "and keeps `output_hidden_states`; the last of these lies behind the final norm, so "
         "its last block is left out of the cosines. TransformerLens boots with "
-        "`boot_transformers` and caches the same sites.",
+        "`boot_transformers` and caches the same sites. In bfloat16 `directions.extract` reads a "
+        "pair with a LoRA adapter in one pass (`--passes auto`), which keeps the digits of the "
+        "shift; the row without says what two passes take (`--passes apart`).",
         "",
         *_limits(found["limits"]),
     ]

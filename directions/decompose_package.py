@@ -209,7 +209,7 @@ def describe(method: MethodName) -> Mapping[str, str]:
 
 def _settings(parent: Manifest) -> dict[str, Option]:
     """Carry what a reader needs to make the parent's states again."""
-    kept = ("allow_mismatch", "dtype", "split", "stream", "system")
+    kept = ("allow_mismatch", "dtype", "passes", "split", "stream", "system")
     return {name: parent.method[name] for name in kept if name in parent.method}
 
 

@@ -11,7 +11,7 @@ float32 stream give (:mod:`hooks.precision`), its rounding included: only differ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Protocol, runtime_checkable
 
@@ -50,14 +50,13 @@ class JointPass:
         self._factors = factors
         self._products = _products(layout)
 
-    def attach(self) -> list[Removable]:
-        """Exchange the products, and hook the stream up to float32."""
-        kept: list[Removable] = [attach_float32(self._layout)]
+    def attach(self) -> Iterator[Removable]:
+        """Exchange the products, and hook the stream up to float32, one at a time."""
+        yield attach_float32(self._layout)
         encode = _Encoder(self._dtype)
         for layer in self._products:
             forward = partial(joint_product, layer, self._factors.get(layer), encode)
-            kept.append(_Exchanged(layer, forward))
-        return kept
+            yield _Exchanged(layer, forward)
 
 
 def joint_product(

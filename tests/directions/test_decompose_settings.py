@@ -201,7 +201,7 @@ def _last(model: hooks.Model, prompts: list[str], block: int, system: str | None
 
 def test_a_component_is_read_under_the_system_prompt_of_its_extraction(under: Artifact) -> None:
     made = directions.decompose(under, causal=False, options=FEW).artifact
-    for name in ("dtype", "stream", "system", "split"):
+    for name in ("dtype", "passes", "stream", "system", "split"):
         assert made.manifest.method[name] == under.manifest.method[name]
     assert made.manifest.method["system"] == "please bake"
     assert made.manifest.method["name"] == "decomposition"
