@@ -58,3 +58,54 @@ def test_halves_that_agree_have_angle_zero_and_unrelated_ones_that_of_chance() -
     np.testing.assert_allclose(found.value, chance_angles(2, 40, seed=0), atol=2)
     assert (found.low < found.value).all()
     assert (found.value < found.high).all()
+
+
+def test_the_interval_is_the_definition() -> None:
+    """Mean angle plus the deviations of the drawn angles' quantiles, dimension by dimension."""
+    rng = np.random.default_rng(5)
+    splits = np.stack([[_basis(rng, 2, 6), _basis(rng, 2, 6)] for _ in range(7)])
+    drawn = np.stack([[_basis(rng, 2, 6), _basis(rng, 2, 6)] for _ in range(40)])
+    for level, tail in ((0.95, 0.025), (0.8, 0.1)):
+        found = split_half_angles(splits, drawn, n=23, level=level)
+        each = np.degrees([principal_angles(*pair) for pair in splits])
+        again = np.degrees([principal_angles(*pair) for pair in drawn])
+        for row in range(2):
+            middle, spread = each[:, row].mean(), again[:, row] - again[:, row].mean()
+            low, high = np.quantile(spread, [tail, 1 - tail])
+            assert found.value[row] == pytest.approx(middle)
+            assert found.low[row] == pytest.approx(max(middle + low, 0))
+            assert found.high[row] == pytest.approx(min(middle + high, 90))
+        assert (found.n, found.level) == (23, level)
+    # Near the right angle the interval ends at it, and near 0 there.
+    right = np.eye(4)[None, :2], np.eye(4)[None, 2:]
+    square = np.stack(right, axis=1)
+    wide = split_half_angles(square, drawn[..., :4] * 0 + square, n=5)
+    np.testing.assert_allclose(wide.high, 90)
+    noisy = split_half_angles(np.repeat(square, 3, axis=0), _near(rng, square), n=5)
+    assert float(noisy.high.max()) <= 90
+    same = np.repeat(square[:, :1], 2, axis=1)
+    low = split_half_angles(same, _near(rng, same), n=5).low
+    assert float(low.min()) == 0
+
+
+def _near(rng: np.random.Generator, pair: np.ndarray) -> np.ndarray:
+    moved = pair + 0.3 * rng.normal(size=(50, *pair.shape[1:]))
+    return np.swapaxes(np.linalg.qr(np.swapaxes(moved, -1, -2))[0], -1, -2)
+
+
+def test_one_split_and_one_sample_do_and_none_is_refused() -> None:
+    pair = np.stack([np.eye(4)[:1], np.eye(4)[1:2]])[None]
+    np.testing.assert_allclose(split_half_angles(pair, pair, n=4).value, 90)
+    for splits, drawn in ((pair[:0], pair), (pair, pair[:0])):
+        with pytest.raises(InputError, match="at least one split"):
+            split_half_angles(splits, drawn, n=4)
+
+
+def test_spaces_may_fill_the_width() -> None:
+    np.testing.assert_allclose(principal_angles(np.eye(3), np.eye(3)[::-1]), 0, atol=1e-12)
+
+
+def test_chance_has_a_seed() -> None:
+    found = chance_angles(2, 8, seed=3)
+    np.testing.assert_array_equal(found, chance_angles(2, 8, seed=3))
+    assert (found != chance_angles(2, 8, seed=4)).all()
