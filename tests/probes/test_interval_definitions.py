@@ -1,4 +1,4 @@
-"""Claims: every interval is its definition, at the level asked for, and says its n and its level."""
+"""Claims: every interval is its definition, at the level asked for, and says its n and level."""
 
 from __future__ import annotations
 
