@@ -51,3 +51,20 @@ def test_more_controls_never_make_a_claim_likelier() -> None:
 def test_a_model_that_only_breaks_opens_nothing() -> None:
     nothing = [False] * N
     assert not decide(nothing, nothing, [nothing] * CONTROLS, seed=0).beats
+
+
+def test_the_reason_names_what_decided() -> None:
+    none, most = [False] * 20, [True] * 18 + [False] * 2
+    found = decide(none, most, [none, [True] * 2 + [False] * 18], seed=0)
+    assert found.beats
+    assert found.p_rank == pytest.approx(1 / 3)
+    worst = found.over[1]
+    assert found.reason == (
+        f"harmful requests answered change by {found.effect}, over the nearest of 2 controls "
+        f"{worst}"
+    )
+    assert decide(none, none, [none], seed=0).reason.endswith("not shown to rise")
+    shared = decide(none, most, [none, most], seed=0)
+    assert shared.reason.startswith("one of 2 controls answers as many: ablation against it +0.0%")
+    assert shared.p_rank == pytest.approx(2 / 3)
+    assert found.rule.endswith("each paired change has a 95% interval above 0")
