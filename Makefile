@@ -5,6 +5,7 @@
 #   make check      ruff, formatting, pyright, import arrows, dependencies, spelling
 #   make bench      benchmarks, written to docs/benchmarks.md
 #   make reference  the reference pair, made ready and checked
+#   make mutate     how many small changes of the mathematics the tests notice (an hour; not in CI)
 #
 # torch comes first and pinned by constraints.txt. Without a CUDA device the CPU build is wanted: where
 # pip would pick a CUDA build, point TORCH_ARGS at PyTorch's CPU wheels, for example
@@ -20,7 +21,7 @@ TORCH := $(shell sed -n 's/^\(torch==.*\)$$/\1/p' constraints.txt)
 HAS_CUDA := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | head -1)
 PINS := pyproject.toml constraints.txt requirements-reference.txt requirements-judges.txt
 
-.PHONY: demo test check bench reference clean
+.PHONY: demo test check bench reference mutate clean
 
 demo: $(STAMPS)/run
 	$(BIN)/python -m benchmarks.demo
@@ -44,6 +45,11 @@ bench: $(STAMPS)/dev
 
 reference: $(STAMPS)/run
 	$(BIN)/python -m training.reference
+
+mutate: $(STAMPS)/dev
+	$(PIP) --constraint constraints.txt --editable ".[mutate]"
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 2 $(ARGS)
+	$(BIN)/mutmut export-cicd-stats
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

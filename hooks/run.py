@@ -234,7 +234,13 @@ class Run:
             return forwards.forward(self, encoded, logits, stop_at, start=start, copies=copies)
 
     def forward_both(self, encoded: Encoded) -> None:
-        """Run prompts through both sides of a pair; rows of the base come first."""
+        """Run prompts through both sides of a pair; rows of the base come first.
+
+        Raises:
+            ContextError: this context is open on one side only; see :func:`hooks.read_pair`.
+        """
+        if self.view.adapter != "both":
+            raise ContextError("this context is open on one side of a pair; use hooks.read_pair")
         with self._clock():
             forwards.forward(self, encoded, None, None, copies=2, together=True)
 
