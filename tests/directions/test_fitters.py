@@ -115,6 +115,7 @@ def test_means_stream_and_refuse_a_missing_class() -> None:
     np.testing.assert_allclose(found.mean["harmful"], states[HARMFUL].mean(0), atol=1e-12)
     np.testing.assert_allclose(found.mean["harmless"], states[~HARMFUL].mean(0), atol=1e-12)
     assert found.norm == pytest.approx(np.linalg.norm(states, axis=1).mean())
+    assert found.n == len(states)
     empty = MeanFitter()
     empty.update(states[HARMFUL], HARMFUL[HARMFUL])
     with pytest.raises(ValueError, match="no harmless prompts"):

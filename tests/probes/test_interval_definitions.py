@@ -127,6 +127,21 @@ def test_a_participation_ratio_says_its_n_and_level_and_has_a_seed(level: float)
     assert float(spectrum.participation_estimate(0 * gram, centred=True, seed=0).value) == 0
 
 
+def test_a_batch_of_spectra_has_the_ratio_of_each() -> None:
+    values = np.array([[3.0, 2.0, 0.5], [1.0, 1.0, 1.0]])
+    each = [float((row**2).sum() ** 2 / (row**4).sum()) for row in values]
+    np.testing.assert_allclose(spectrum.participation_ratio(values), each)
+    np.testing.assert_array_equal(spectrum.effective_rank(values, 0.9), [2, 3])
+
+
+def test_one_row_of_many_estimates_keeps_their_n_and_level() -> None:
+    x, y = np.random.default_rng(12).normal(size=(2, 3, 8))
+    found = separation.auc_estimate(x, y, level=0.9)
+    row = found.row(1)
+    assert (row.n, row.level) == (16, 0.9)
+    assert (row.value, row.low, row.high) == (found.value[1], found.low[1], found.high[1])
+
+
 def test_a_wider_level_gives_a_wider_interval_everywhere() -> None:
     rows = np.random.default_rng(6).normal(size=(12, 4))
     narrow, wide = (
