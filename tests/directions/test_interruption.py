@@ -35,7 +35,7 @@ def _arguments(pair: Pair) -> list[str]:
 
 @pytest.mark.slow
 def test_kill_9_at_random_points_then_the_same_command(pair: Pair, tmp_path: Path) -> None:
-    kills = int(os.environ.get("THEODOLITE_KILLS", "8"))
+    kills = int(os.environ.get("THEODOLITE_KILLS", "5"))
     command = [sys.executable, "-m", "tests.directions.kill_server", str(kills), "0"]
     done = subprocess.run(
         [*command, str(tmp_path), *_arguments(pair)],
