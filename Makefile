@@ -5,7 +5,7 @@
 #   make check      ruff, formatting, pyright, import arrows, dependencies, spelling
 #   make bench      benchmarks, written to docs/benchmarks.md
 #   make reference  the reference pair, made ready and checked
-#   make mutate     how many small changes of the mathematics the tests notice (an hour; not in CI)
+#   make mutate     how many small changes of the mathematics the tests notice (hours; not in CI)
 #
 # torch comes first and pinned by constraints.txt. Without a CUDA device the CPU build is wanted: where
 # pip would pick a CUDA build, point TORCH_ARGS at PyTorch's CPU wheels, for example

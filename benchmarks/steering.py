@@ -167,18 +167,19 @@ def tokens_read(
     options = hooks.EngineOptions(prefix=False, pack=False)
     encoded = model.encode(prompts)
     found: list[dict[str, object]] = []
-    with _counted(model) as seen, model.hooks(options=options) as run:
+    with counted(model) as seen, model.hooks(options=options) as run:
         run.generate_ids(encoded, max_new_tokens=new_tokens)
     found.append({"contender": "no policy", "tokens": sum(seen)})
     for name, policy in serving(model).items():
-        with _counted(model) as seen:
+        with counted(model) as seen:
             steering.answer(model, policy, encoded, max_new_tokens=new_tokens, options=options)
         found.append({"contender": name, "tokens": sum(seen)})
     return found
 
 
 @contextmanager
-def _counted(model: hooks.Model) -> Iterator[list[int]]:
+def counted(model: hooks.Model) -> Iterator[list[int]]:
+    """Collect the tokens that each pass puts through the body, whoever starts it."""
     model.check()  # reads prompts of its own, once
     seen: list[int] = []
 

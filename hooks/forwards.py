@@ -54,9 +54,10 @@ def forward(
     *,
     start: Start | None = None,
     copies: int | None = None,
-    together: bool = False,
 ) -> RunOutput:
-    """Carry out :meth:`hooks.Run.forward`; ``together`` keeps the copies of a prompt in a batch."""
+    """Carry out :meth:`hooks.Run.forward`; both sides of a pair are two copies in every batch."""
+    together = run.view.adapter == "both"
+    copies = 2 if together else copies
     stop = _stop_site(run, logits, stop_at)
     check_length(run, encoded)
     if copies is not None and copies < 1:

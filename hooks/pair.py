@@ -68,12 +68,8 @@ def read_pair(
     view.refuse = base._view.refuse
     rows, n = Rows(), len(encoded)
     with Run(view, [Capture(sites, at=at, into=rows)], (), options or EngineOptions()) as run:
-        run.forward_both(encoded)
-        stats = run.stats
+        run.forward(encoded)
     found = {site: rows[site] for site in rows.sites}
-    left, right = ({site: both[part] for site, both in found.items()} for part in _halves(n))
-    return PairStates(left, right, stats)
-
-
-def _halves(n: int) -> tuple[slice, slice]:
-    return slice(n), slice(n, None)
+    left = {site: both[:n] for site, both in found.items()}
+    right = {site: both[n:] for site, both in found.items()}
+    return PairStates(left, right, run.stats)

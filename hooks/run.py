@@ -233,17 +233,6 @@ class Run:
         with self._clock():
             return forwards.forward(self, encoded, logits, stop_at, start=start, copies=copies)
 
-    def forward_both(self, encoded: Encoded) -> None:
-        """Run prompts through both sides of a pair; rows of the base come first.
-
-        Raises:
-            ContextError: this context is open on one side only; see :func:`hooks.read_pair`.
-        """
-        if self.view.adapter != "both":
-            raise ContextError("this context is open on one side of a pair; use hooks.read_pair")
-        with self._clock():
-            forwards.forward(self, encoded, None, None, copies=2, together=True)
-
     def generate_ids(
         self, encoded: Encoded, *, max_new_tokens: int, use_cache: bool = True
     ) -> list[list[int]]:

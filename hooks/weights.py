@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hooks.adapter import AdapterSwitch, LowRank
-from hooks.errors import ContextError, ModelError, SiteError
+from hooks.errors import ContextError, SiteError
 from hooks.joint import JointPass, why_not_joint
 from hooks.layout import Layout
 from hooks.precision import StreamMode, choose_stream
@@ -45,13 +45,7 @@ class Weights:
 
     @cached_property
     def joint(self) -> JointPass:
-        """Both sides of the pair in one pass.
-
-        Raises:
-            ModelError: :attr:`why_not_joint` says why there is none.
-        """
-        if self.why_not_joint is not None:
-            raise ModelError(f"no joint pass: {self.why_not_joint}")
+        """Both sides of the pair in one pass; ask :attr:`why_not_joint` first."""
         return JointPass(self.layout, self.hf.dtype, self._factors or {})
 
     @cached_property

@@ -257,10 +257,3 @@ def test_what_it_cannot_serve_is_refused(llama: list[str], tmp_path: Path) -> No
         with pytest.raises(ModelError, match=reason):
             hooks.read_pair(*pair, IDS, POST)
     assert hooks.why_not_joint(*low) is None
-
-
-def test_a_context_on_one_side_reads_one_side(llama: list[str]) -> None:
-    with _load(llama, "bfloat16")[0].hooks(capture=hooks.Capture(POST)) as run:
-        with pytest.raises(ContextError, match="hooks.read_pair"):
-            run.forward_both(IDS)
-        run.forward(IDS)

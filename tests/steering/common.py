@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor
 
 import hooks
 import steering
+from benchmarks.steering import counted as counted
 from steering.policy import Policy, Reading, Term
 from tests.hooks.common import ids_of, vector
 from tests.hooks.common import model as tiny_model
@@ -71,19 +69,3 @@ def always(policy: Policy, encoded: hooks.Encoded = PROMPTS) -> list[list[int]]:
     ]
     with model().hooks(edits=edits) as run:
         return run.generate_ids(encoded, max_new_tokens=NEW)
-
-
-@contextmanager
-def counted(used: hooks.Model) -> Iterator[list[int]]:
-    """Collect the tokens that each pass puts through the body, whoever starts it."""
-    used.check()  # reads prompts of its own, once
-    seen: list[int] = []
-
-    def count(_: object, __: object, inputs: dict[str, Tensor]) -> None:
-        seen.append(inputs["input_ids"].numel())
-
-    hook = used.hf.base_model.register_forward_pre_hook(count, with_kwargs=True)
-    try:
-        yield seen
-    finally:
-        hook.remove()
