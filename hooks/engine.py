@@ -10,16 +10,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal, TypeVar
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooks.encoded import Encoded
 from hooks.errors import OutOfMemoryError
 
 LogitsRule = Literal["last", "response", "all"]
+PASS_COST = 64
+"""What a pass costs beside its tokens, in tokens: reading the weights, calling the layers."""
+FEWEST = 10**6
+"""Where every batch is a loop of many passes (generation), fewer batches come first."""
 _log = logging.getLogger("theodolite.engine")
 _Result = TypeVar("_Result")
 
@@ -79,25 +85,55 @@ class RunOutput:
 
 
 def plan_batches(
-    lengths: Sequence[int], *, budget: int, max_rows: int | None, sort: bool
+    lengths: Sequence[int],
+    *,
+    budget: int,
+    max_rows: int | None,
+    sort: bool,
+    pass_cost: int = PASS_COST,
 ) -> list[list[int]]:
-    """Group row numbers so that rows times longest row stays within ``budget`` tokens."""
-    order = (
-        sorted(range(len(lengths)), key=lambda row: -lengths[row]) if sort else range(len(lengths))
-    )
-    batches: list[list[int]] = []
+    """Group row numbers so that rows times longest row stays within ``budget`` tokens.
+
+    Sorted by length, longest first, batches are cut where the padded tokens of all batches plus
+    ``pass_cost`` for each are fewest; unsorted, where the budget is full.
+    """
+    limit = len(lengths) if max_rows is None else max_rows
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row] if sort else row)
+    widths = np.array([lengths[row] for row in order])
+    cuts = _cheapest(widths, budget, limit, pass_cost) if sort else _full(widths, budget, limit)
+    return [order[start:end] for start, end in pairwise([*cuts, len(order)])]
+
+
+def _cheapest(widths: Int[np.ndarray, "row"], budget: int, limit: int, pass_cost: int) -> list[int]:
+    """Return where batches of falling widths begin, at least cost (dynamic programming)."""
+    n = len(widths)
+    cost, begin = np.zeros(n + 1), np.zeros(n + 1, dtype=int)
+    first = 0
+    for end in range(1, n + 1):
+        # A longer row in front only makes a batch larger, so what is full stays full.
+        while end - first > 1 and (widths[first] * (end - first) > budget or end - first > limit):
+            first += 1
+        starts = np.arange(first, end)
+        costs = cost[first:end] + widths[first:end] * (end - starts) + pass_cost
+        best = int(costs.argmin())
+        cost[end], begin[end] = costs[best], first + best
+    cuts, end = [], n
+    while end > 0:
+        end = int(begin[end])
+        cuts.append(end)
+    return cuts[::-1]
+
+
+def _full(widths: Int[np.ndarray, "row"], budget: int, limit: int) -> list[int]:
+    cuts: list[int] = []
     widest = 0
-    for row in order:
-        widest_if = max(widest, lengths[row])
-        full = batches and (
-            widest_if * (len(batches[-1]) + 1) > budget or len(batches[-1]) == max_rows
-        )
-        if not batches or full:
-            batches.append([])
-            widest_if = lengths[row]
-        batches[-1].append(row)
-        widest = widest_if
-    return batches
+    for row, width in enumerate(widths.tolist()):
+        widest = max(widest, width)
+        held = row - cuts[-1] if cuts else limit
+        if not cuts or held == limit or widest * (held + 1) > budget:
+            cuts.append(row)
+            widest = width
+    return cuts
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 
 from hooks.cache import expand_cache, select_cache
 from hooks.encoded import Batch, Encoded, left_pad
-from hooks.engine import halving, plan_batches
+from hooks.engine import FEWEST, halving, plan_batches
 from hooks.errors import ContextError
 from hooks.forwards import Prefix, check_length, frame_of, shared_prefix
 from hooks.positions import Frame
@@ -40,6 +40,7 @@ def generate(
         budget=run.options.budget(run.view.device, generating=True),
         max_rows=run.options.batch_rows,
         sort=run.options.pack,
+        pass_cost=FEWEST,
     )
     prefix = shared_prefix(run, encoded, new=max_new_tokens) if use_cache else Prefix()
     new: dict[int, list[int]] = {}

@@ -71,6 +71,26 @@ def bound_kernel_caches() -> None:
         os.environ.setdefault(name, _KERNELS)
 
 
+_MMAP, _TRIM = -3, -1  # glibc's numbers for mallopt()
+_MAPPED_FROM, _TRIMMED_FROM = 32 * 2**20, 2**30
+
+
+def keep_heap() -> None:
+    """Keep glibc from giving the memory of every block's states back and asking for it again.
+
+    By default it returns freed tensors of some MB to the system at once; the pages of the next ones
+    are then made and cleared anew (measured: 1.6 million page faults and 3 s of 13 in a first pass
+    over 256 prompts in bfloat16). What stays is bounded by what one batch needs, and
+    :func:`release_memory` gives it back. What the environment says already stands.
+    """
+    if any(name.startswith("MALLOC_") for name in os.environ) or "GLIBC_TUNABLES" in os.environ:
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        mallopt(_MMAP, _MAPPED_FROM)
+        mallopt(_TRIM, _TRIMMED_FROM)
+
+
 def release_memory() -> None:
     """Give back what loading or deleted models have held, to the system and to the accelerator.
 

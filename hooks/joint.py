@@ -71,10 +71,10 @@ def joint_product(
     n = len(x) // 2
     if delta is not None:
         thin = functional.linear(low, delta.down)
-        y[n:] += functional.linear(thin[:n] + thin[n:], delta.up)
-    out = torch.empty(y.shape, dtype=torch.float32, device=y.device)
-    out[:n].copy_(y[:n])
-    torch.add(out[:n], y[n:], out=out[n:])
+        # One kernel for product and sum; the slice is a view, so y itself changes.
+        y[n:].flatten(0, -2).addmm_((thin[:n] + thin[n:]).flatten(0, -2), delta.up.T)
+    out = y.float()
+    out[n:] += out[:n]
     return out if layer.bias is None else out.add_(layer.bias)
 
 

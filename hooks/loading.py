@@ -20,7 +20,7 @@ from transformers.utils import logging as logging_of_transformers
 from hooks.adapter import AdapterMode, AdapterSwitch
 from hooks.adapter_file import read_adapter
 from hooks.errors import ModelError, TokenizerError
-from hooks.hardware import Dtype, bound_kernel_caches, pick_device, pick_dtype
+from hooks.hardware import Dtype, bound_kernel_caches, keep_heap, pick_device, pick_dtype
 from hooks.model import Model, view_of
 from hooks.precision import StreamMode
 from hooks.source import Source
@@ -185,6 +185,7 @@ def _load_base(
 
         name = str(reference.path("base"))
     bound_kernel_caches()
+    keep_heap()
     where = pick_device(device)
     chosen = pick_dtype(dtype, where)
     options: dict[str, object] = {"device_map": "auto"} if device == "map" else {}

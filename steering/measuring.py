@@ -23,7 +23,7 @@ from evaluation.judges.margin import margins
 from evaluation.judges.tokens import RefusalTokens
 from evaluation.perplexity import Perplexity, PerplexityRatio, token_losses
 from hooks import Encoded, EngineOptions, Model
-from hooks.engine import plan_batches
+from hooks.engine import FEWEST, plan_batches
 from hooks.kv import KVState
 from steering.decoding import continue_greedily
 from steering.looking import scans_context, start_scans
@@ -66,6 +66,7 @@ def batches(model: Model, encoded: Encoded, *, new: int, rows: int) -> list[list
         budget=EngineOptions().budget(model.device),
         max_rows=rows,
         sort=True,
+        pass_cost=FEWEST,
     )
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hooks import Encoded, EngineOptions, Model
-from hooks.engine import RunStats, halving, plan_batches
+from hooks.engine import FEWEST, RunStats, halving, plan_batches
 from hooks.forwards import check_length
 from hooks.kv import KVState
 from hooks.run import Run
@@ -140,6 +140,7 @@ def _batched(part: _Part) -> _Serve:
             budget=options.budget(model.device),
             max_rows=options.batch_rows,
             sort=options.pack,
+            pass_cost=FEWEST,
         )
         found: dict[int, list[int]] = {}
         shares: Shares = {}

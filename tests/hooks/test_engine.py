@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import combinations, pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -225,6 +227,33 @@ def test_batches_keep_to_the_budget_and_hold_each_row_once() -> None:
             assert len(batch) <= 3
             assert len(batch) == 1 or max(lengths[row] for row in batch) * len(batch) <= 60
     assert plan_batches(lengths, budget=10**6, max_rows=None, sort=False) == [list(range(8))]
+
+
+def _every_cut(n: int) -> Iterator[list[int]]:
+    for inner in range(n):
+        for chosen in combinations(range(1, n), inner):
+            yield [0, *chosen, n]
+
+
+@pytest.mark.parametrize("pass_cost", [0, 3, 10**6])
+@pytest.mark.parametrize("seed", range(6))
+def test_batches_cost_least_among_all_ways_to_cut(seed: int, pass_cost: int) -> None:
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, 12, size=9).tolist()
+    down = sorted(lengths, reverse=True)
+
+    def costs(sizes: list[tuple[int, int]]) -> int:
+        return sum(width * rows for width, rows in sizes) + pass_cost * len(sizes)
+
+    best = min(
+        costs(sizes)
+        for cuts in _every_cut(9)
+        for sizes in [[(down[a], b - a) for a, b in pairwise(cuts)]]
+        if all(rows <= 4 and width * rows <= 30 for width, rows in sizes)
+    )
+    planned = plan_batches(lengths, budget=30, max_rows=4, sort=True, pass_cost=pass_cost)
+    found = [(max(lengths[row] for row in batch), len(batch)) for batch in planned]
+    assert costs(found) == best
 
 
 def test_the_prefix_ends_before_any_instruction_does() -> None:

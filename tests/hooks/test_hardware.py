@@ -62,3 +62,38 @@ def _growth(capacity: str | None) -> int:
         [sys.executable, "-c", GROWTH], env=environment, check=True, capture_output=True, text=True
     )
     return int(found.stdout)
+
+
+FAULTS = """
+import resource, torch
+from hooks.hardware import keep_heap
+
+keep_heap()
+
+def block():
+    return [torch.ones(9 << 18) for _ in range(4)]  # 4 tensors of 9 MB, let go together
+
+for _ in range(3):
+    block()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    block()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="for glibc")
+def test_freed_states_are_used_again_unless_the_environment_says_otherwise() -> None:
+    pages = 20 * 4 * (9 << 20) // 4096
+    assert _faults({}) < pages / 10
+    # What the user set stands: every tensor is mapped and given back.
+    assert _faults({"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}) > pages / 2
+
+
+def _faults(more: dict[str, str]) -> int:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    environment = {name: value for name, value in kept.items() if name != "GLIBC_TUNABLES"} | more
+    result = subprocess.run(
+        [sys.executable, "-c", FAULTS], env=environment, capture_output=True, text=True, check=True
+    )
+    return int(result.stdout)
