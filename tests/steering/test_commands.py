@@ -84,7 +84,7 @@ def test_fit_prints_tables_or_nothing(
 ) -> None:
     out = tmp_path / "p.safetensors"
     assert main(Fit, place.fit(out)) == 0
-    shown = capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())  # the title wraps where the path is long
     for words in ("directions from", "gate at block", "held-out harmful refused", "next: python"):
         assert words in shown
     assert main(Fit, place.fit(out, "--quiet")) == 0
