@@ -21,7 +21,7 @@ from evaluation.errors import JudgeError
 from evaluation.intervals import Interval, mean_interval
 from evaluation.passes import Edits, no_edits, refuse_per_row
 from hooks import Encoded, EngineOptions
-from hooks.engine import plan_batches
+from hooks.engine import FEWEST, plan_batches
 from hooks.fingerprint import tokenizer_digest
 from hooks.forwards import check_length
 
@@ -249,7 +249,9 @@ def _batches(
     held = max(1, HELD_BYTES // (4 * vocabulary * continuation))
     lengths = [length + continuation for length in prompts.lengths]
     budget = EngineOptions().budget(clean.device)
-    return plan_batches(lengths, budget=budget, max_rows=batch_rows or held, sort=True)
+    return plan_batches(
+        lengths, budget=budget, max_rows=batch_rows or held, sort=True, pass_cost=FEWEST
+    )
 
 
 def _ends(model: Model) -> list[int]:
