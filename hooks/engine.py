@@ -1,8 +1,8 @@
 """The forward engine: only useful work, each saving switchable, results in the caller's order.
 
 A prefix that all prompts share is computed once and its keys and values reused; prompts are sorted
-by length and packed to a token budget; logits only where asked; the pass stops at the deepest site
-asked for; out of memory halves the batch.
+by length and cut into batches of least cost within a token budget; logits only where asked; the
+pass stops at the deepest site asked for; out of memory halves the batch.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class EngineOptions:
     prefix: bool = True
     """Compute a prefix that all prompts share once."""
     pack: bool = True
-    """Sort prompts by length before they are put into batches."""
+    """Sort prompts by length, and cut batches where padding and passes together cost least."""
     stop: bool = True
     """End the pass at the deepest site asked for."""
     batch_tokens: int | None = None
