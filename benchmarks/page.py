@@ -107,13 +107,16 @@ def _extraction(found: Mapping[str, object]) -> list[str]:
 
 def _timings(rows: Sequence[Mapping[str, float]]) -> list[str]:
     lines = [
-        "| contender | dtype | median s | vs plain loop, same dtype | vs plain loop, float32 "
+        "| contender | dtype | median s [range; rounds] | vs plain loop, same dtype "
+        "| vs plain loop, float32 "
         "| refusal: min cos (>10%) | shift: min cos (>10%) |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
+        seconds = row["seconds"]
         lines.append(
             f"| {row['contender']} | {row['dtype']} | {row['median']:.2f} "
+            f"[{min(seconds):.2f} to {max(seconds):.2f}; {len(seconds)}] "
             f"| {row['speedup_same_dtype']:.2f}x | {row['speedup_float32_loop']:.2f}x "
             f"| {_cosines(row, 'refusal')} | {_cosines(row, 'shift')} |"
         )

@@ -129,7 +129,7 @@ def _full(widths: Int[np.ndarray, "row"], budget: int, limit: int) -> list[int]:
     widest = 0
     for row, width in enumerate(widths.tolist()):
         widest = max(widest, width)
-        held = row - cuts[-1] if cuts else limit
+        held = row - cuts[-1] if cuts else 0
         if not cuts or held == limit or widest * (held + 1) > budget:
             cuts.append(row)
             widest = width

@@ -71,8 +71,9 @@ def joint_product(
     n = len(x) // 2
     if delta is not None:
         thin = functional.linear(low, delta.down)
-        # One kernel for product and sum; the slice is a view, so y itself changes.
-        y[n:].flatten(0, -2).addmm_((thin[:n] + thin[n:]).flatten(0, -2), delta.up.T)
+        # One kernel for product and sum. A view and no reshape: a copy would lose the sum.
+        moved = y[n:].view(-1, y.shape[-1])
+        moved.addmm_((thin[:n] + thin[n:]).view(-1, thin.shape[-1]), delta.up.T)
     out = y.float()
     out[n:] += out[:n]
     return out if layer.bias is None else out.add_(layer.bias)
