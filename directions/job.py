@@ -122,7 +122,7 @@ def choose_passes(base: Model, aligned: Model, options: Options) -> bool:
         return False
     reason = hooks.why_not_joint(base, aligned)
     if reason is not None and options.passes == "joint":
-        raise InputError(f"--passes joint: {reason}; use --passes auto, or --dtype float32")
+        raise InputError(f"--passes joint: {reason}; use --passes auto")
     return reason is None
 
 
