@@ -11,18 +11,18 @@ float32 stream give (:mod:`hooks.precision`), its rounding included: only differ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import PreTrainedModel
 
 from hooks.adapter import LowRank
 from hooks.layout import Layout
+from hooks.packed import Times, can_pack, packed, plain
 from hooks.precision import attach_float32
 
 
@@ -44,39 +44,114 @@ class JointPass:
     def __init__(
         self, layout: Layout, dtype: torch.dtype, factors: Mapping[nn.Module, LowRank]
     ) -> None:
-        """Find every matrix product of the blocks."""
+        """Nothing is read yet."""
         self._layout = layout
         self._dtype = dtype
         self._factors = factors
-        self._products = _products(layout)
+        self._built: tuple[list[object], list[JointProduct]] | None = None
 
     def attach(self) -> Iterator[Removable]:
         """Exchange the products, and hook the stream up to float32, one at a time."""
         yield attach_float32(self._layout)
         encode = _Encoder(self._dtype)
-        for layer in self._products:
-            forward = partial(joint_product, layer, self._factors.get(layer), encode)
-            yield _Exchanged(layer, forward)
+        for product in self._products():
+            reader = _Reader(product, encode)
+            for index, layer in enumerate(product.layers):
+                yield _Exchanged(layer, partial(reader, index))
+
+    def _products(self) -> list[JointProduct]:
+        """Return one for layers that read the same states, where weights are packed; kept."""
+        layers = _layers(self._layout)
+        # Packed weights are copies: other weights, or edited ones, are packed anew.
+        seen: list[object] = [(part.weight.data_ptr(), part.weight._version) for part in layers]
+        if self._built is None or self._built[0] != seen:
+            pack = can_pack([part.weight for part in layers])
+            groups = _groups(self._layout, layers) if pack else [[part] for part in layers]
+            self._built = (seen, [self._joint(group, pack=pack) for group in groups])
+        return self._built[1]
+
+    def _joint(self, layers: Sequence[nn.Linear], *, pack: bool) -> JointProduct:
+        return JointProduct(layers, [self._factors.get(part) for part in layers], pack=pack)
 
 
-def joint_product(
-    layer: nn.Linear,
-    delta: LowRank | None,
-    encode: Callable[[Tensor], Tensor],
-    x: Float[Tensor, "both token in"],
-) -> Float[Tensor, "both token out"]:
-    """Return the products of both sides, float32, the base's rows first."""
-    low = encode(x)
-    y = functional.linear(low, layer.weight)
-    n = len(x) // 2
-    if delta is not None:
-        thin = functional.linear(low, delta.down)
-        # One kernel for product and sum. A view and no reshape: a copy would lose the sum.
-        moved = y[n:].view(-1, y.shape[-1])
-        moved.addmm_((thin[:n] + thin[n:]).view(-1, thin.shape[-1]), delta.up.T)
-    out = y.float()
-    out[n:] += out[:n]
-    return out if layer.bias is None else out.add_(layer.bias)
+class JointProduct:
+    """The matrix products of layers that read the same states, for both sides."""
+
+    def __init__(
+        self, layers: Sequence[nn.Linear], deltas: Sequence[LowRank | None], *, pack: bool
+    ) -> None:
+        """Lay the weights beside each other; ``pack`` as :mod:`hooks.packed` says.
+
+        Unpacked, a product has one layer.
+        """
+        self.layers = tuple(layers)
+        weights = [layer.weight for layer in layers]
+        self.widths = [len(weight) for weight in weights]
+        self._times: Times = packed(weights) if pack else plain(*weights)
+        self._delta = _side_by_side(self.widths, deltas)
+        self._bias = None
+        if any(layer.bias is not None for layer in layers):
+            parts = [
+                w.new_zeros(len(w)) if o.bias is None else o.bias
+                for o, w in zip(layers, weights, strict=True)
+            ]
+            self._bias = torch.cat(parts).float()
+
+    def __call__(self, low: Float[Tensor, "both token in"]) -> Float[Tensor, "both token out"]:
+        """Turn (x_b, x_a - x_b) into (y_b, y_a) of all layers beside each other, in float32."""
+        y = self._times(low)
+        n = len(low) // 2
+        if self._delta is not None:
+            thin = plain(self._delta.down)(low)
+            # One kernel for product and sum. A view and no reshape: a copy would lose the sum.
+            moved = y[n:].view(-1, y.shape[-1])
+            moved.addmm_((thin[:n] + thin[n:]).view(-1, thin.shape[-1]), self._delta.up.T)
+        out = y.float()
+        out[n:] += out[:n]
+        return out if self._bias is None else out.add_(self._bias)
+
+
+def _side_by_side(widths: Sequence[int], deltas: Sequence[LowRank | None]) -> LowRank | None:
+    """Return one adapter for all layers: their A below each other, their B on a diagonal."""
+    known = [(sum(widths[:i]), delta) for i, delta in enumerate(deltas) if delta is not None]
+    if not known:
+        return None
+    down = torch.cat([delta.down for _, delta in known])
+    up = down.new_zeros(sum(widths), len(down))
+    column = 0
+    for row, delta in known:
+        out, rank = delta.up.shape
+        up[row : row + out, column : column + rank] = delta.up
+        column += rank
+    return LowRank(down, up)
+
+
+class _Reader:
+    """Gives each layer its own part of a product that is computed once."""
+
+    def __init__(self, product: JointProduct, encode: Callable[[Tensor], Tensor]) -> None:
+        self._product = product
+        self._encode = encode
+        self._seen: tuple[Tensor, int] | None = None
+        self._parts: dict[int, Tensor] = {}
+
+    def __call__(
+        self, index: int, x: Float[Tensor, "both token in"]
+    ) -> Float[Tensor, "both token out"]:
+        if index not in self._parts or not _same(self._seen, x):
+            found = self._product(self._encode(x))
+            self._parts = dict(enumerate(found.split(self._product.widths, dim=-1)))
+            self._seen = (x, x._version)
+        # Given away once, so that no states outlive their use.
+        part = self._parts.pop(index)
+        if not self._parts:
+            self._seen = None
+        return part
+
+
+def _same(seen: tuple[Tensor, int] | None, x: Tensor) -> bool:
+    """True where ``x`` is the very tensor that was seen, and was not written to since."""
+    return seen is not None and seen[0] is x and seen[1] == x._version
 
 
 class _Encoder:
@@ -84,19 +159,18 @@ class _Encoder:
 
     def __init__(self, dtype: torch.dtype) -> None:
         self._dtype = dtype
-        self._last: tuple[Tensor, int, Tensor] | None = None
+        self._seen: tuple[Tensor, int] | None = None
+        self._low: Tensor | None = None
 
     def __call__(self, x: Float[Tensor, "both token d"]) -> Float[Tensor, "both token d"]:
-        if self._last is not None:
-            seen, version, low = self._last
-            if seen is x and x._version == version:
-                return low
+        if self._low is not None and _same(self._seen, x):
+            return self._low
         base, aligned = x.chunk(2)
         low = torch.empty(x.shape, dtype=self._dtype, device=x.device)
         # Written where they belong: a concatenation took five times as long.
         low[: len(base)].copy_(base)
         torch.sub(aligned, base, out=low[len(base) :])
-        self._last = (x, x._version, low)
+        self._seen, self._low = (x, x._version), low
         return low
 
 
@@ -118,7 +192,7 @@ def why_not_joint(hf: PreTrainedModel, layout: Layout) -> str | None:
         return f"it is for bfloat16, the weights are {str(hf.dtype).removeprefix('torch.')}"
     if any("forward" in vars(part) for part in hf.modules()):
         return "its layers are called in a way of their own (spread over devices?)"
-    products, embed = set(_products(layout)), layout.component("embed")
+    products, embed = set(_layers(layout)), layout.component("embed")
     for name, part in hf.base_model.named_modules():
         own = part._parameters and "lora_" not in name
         # Only these read float32 states with low-precision weights.
@@ -129,7 +203,17 @@ def why_not_joint(hf: PreTrainedModel, layout: Layout) -> str | None:
     return None
 
 
-def _products(layout: Layout) -> list[nn.Linear]:
+def _groups(layout: Layout, layers: Sequence[nn.Linear]) -> list[list[nn.Linear]]:
+    """Put layers together that read the same states; every layer is in one group."""
+    groups: dict[nn.Linear, list[nn.Linear]] = {layer: [layer] for layer in layers}
+    for block in range(layout.n_layers):
+        for names in layout.same_input(block):
+            together = [layer for layer in layers if layer in names]
+            groups.update(dict.fromkeys(together, together))
+    return list({id(group): group for group in groups.values()}.values())
+
+
+def _layers(layout: Layout) -> list[nn.Linear]:
     blocks = (layout.component(f"blocks.{block}") for block in range(layout.n_layers))
     return [
         part

@@ -7,6 +7,7 @@ to a module of the model as transformers built it, so nothing is wrapped or rewi
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -17,6 +18,7 @@ from hooks.errors import ModelError, SiteError
 from hooks.sites import Site, site
 
 Side = Literal["in", "out"]
+_SAME_INPUT = {"attn": ("q", "k", "v"), "mlp": ("gate", "in")}
 
 
 @runtime_checkable
@@ -121,6 +123,15 @@ class Layout:
             raise ModelError(f"{path}: not a module of {type(self._hf).__name__}")
         return found
 
+    def same_input(self, block: int) -> list[list[nn.Module]]:
+        """Return the layers of a block that read one tensor, where the model has them apart."""
+        found: list[list[nn.Module]] = []
+        for part, names in _SAME_INPUT.items():
+            with suppress(AttributeError):  # fused: one layer gives all of them
+                paths = (f"blocks.{block}.{part}.{name}" for name in names)
+                found.append([inner_layer(self.component(path)) for path in paths])
+        return found
+
     def norms(self) -> list[nn.Module] | None:
         """Return every norm that reads the stream; None where a sublayer reads it unnormed."""
         if "ln1" not in self._parts or not ("ln2" in self._parts or self.parallel):
@@ -181,9 +192,14 @@ class Layout:
         return self.tap(site(kind, block, self.n_layers))
 
 
+def inner_layer(module: nn.Module) -> nn.Module:
+    """Return the layer that an adapter was put around, or the module itself."""
+    return module.get_submodule("base_layer") if hasattr(module, "base_layer") else module
+
+
 def input_width(module: nn.Module) -> int:
     """Return the input width of a linear map (nn.Linear, GPT-2's Conv1D, or LoRA around one)."""
-    inner = module.get_submodule("base_layer") if hasattr(module, "base_layer") else module
+    inner = inner_layer(module)
     width = getattr(inner, "in_features", None)
     # transformers' Conv1D keeps its weight as [in, out].
     return int(inner.get_parameter("weight").shape[0] if width is None else width)

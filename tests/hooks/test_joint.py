@@ -17,7 +17,8 @@ from torch.nn import functional
 import hooks
 from hooks.adapter import LowRank
 from hooks.errors import ContextError, ModelError
-from hooks.joint import joint_product
+from hooks.joint import JointProduct, _groups, _layers
+from hooks.packed import can_pack
 from tests.hooks.common import POST, attached, capture, ids_of
 from tests.tiny import make_hf, save
 
@@ -93,20 +94,82 @@ def _cosine(left: Tensor, right: Tensor) -> Tensor:
     return functional.cosine_similarity(left, right, dim=-1)
 
 
+def _encode(x: Tensor) -> Tensor:
+    base, aligned = x.chunk(2)
+    return torch.cat([base, aligned - base])
+
+
+def _by_hand(layer: nn.Linear, delta: LowRank | None, x: Tensor) -> Tensor:
+    """y_b = W x_b + c, y_a = (W + up down) x_a + c."""
+    change = 0 if delta is None else x[2:] @ (delta.up @ delta.down).T
+    return torch.cat([layer(x[:2]), layer(x[2:]) + change])
+
+
+@torch.no_grad()
 def test_the_product_is_both_products() -> None:
-    """Identity, float64: y_b = W x_b + c, y_a = (W + up down) x_a + c."""
     torch.manual_seed(0)
     layer, x = nn.Linear(6, 5).double(), torch.randn(4, 3, 6).double()
     delta = LowRank(torch.randn(2, 6).double(), torch.randn(5, 2).double())
+    y = JointProduct([layer], [delta], pack=False)(_encode(x))
+    torch.testing.assert_close(y.double(), _by_hand(layer, delta, x), atol=1e-5, rtol=1e-5)
 
-    def encode(x: Tensor) -> Tensor:
-        base, aligned = x.chunk(2)
-        return torch.cat([base, aligned - base])
 
+@torch.no_grad()
+@pytest.mark.skipif(not can_pack([torch.ones(1, 1).bfloat16()]), reason="no bfloat16 kernels here")
+def test_packed_products_are_the_products_of_each_layer() -> None:
+    """Three layers in one product, adapters of two ranks, one without, one bias."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(64, out, bias=out == 24).bfloat16() for out in (40, 24, 8)]
+    deltas = [
+        None
+        if rank == 0
+        else LowRank(torch.randn(rank, 64).bfloat16(), torch.randn(o, rank).bfloat16())
+        for rank, o in ((3, 40), (0, 24), (2, 8))
+    ]
+    x = torch.randn(4, 5, 64).bfloat16().float()
+    x[2:] = x[:2] + torch.randn(2, 5, 64).bfloat16() / 64
+    both = JointProduct(layers, deltas, pack=True)
+    low = _encode(x).bfloat16()
+    parts = both(low).split(both.widths, dim=-1)
+    for layer, delta, part in zip(layers, deltas, parts, strict=True):
+        wide = nn.Linear(64, layer.out_features, bias=layer.bias is not None)
+        wide.load_state_dict(layer.state_dict())
+        exact = None if delta is None else LowRank(delta.down.float(), delta.up.float())
+        want = _by_hand(wide, exact, x)
+        assert (part - want).norm() < 0.01 * want.norm()
+        alone = JointProduct([layer], [delta], pack=False)(low)
+        assert (part - alone).norm() < 0.005 * alone.norm()
+
+
+def test_what_shares_its_input_is_read_once(specs: list[str]) -> None:
+    """Layers of one product read the same tensor, and every layer is in one."""
+    pair = _load(specs, "bfloat16")
+    layout, layers = pair[0]._view.layout, _layers(pair[0]._view.layout)
+    groups = _groups(layout, layers)
+    assert sorted(id(part) for group in groups for part in group) == sorted(map(id, layers))
+    seen: dict[nn.Module, int] = {}
+    handles = [
+        part.register_forward_pre_hook(lambda own, args: seen.__setitem__(own, id(args[0])))
+        for part in layers
+    ]
     with torch.no_grad():
-        y = joint_product(layer, delta, encode, x)
-        weight = torch.cat([layer(x[:2]), layer(x[2:]) + x[2:] @ (delta.up @ delta.down).T])
-    torch.testing.assert_close(y.double(), weight, atol=1e-5, rtol=1e-5)
+        pair[0].hf(torch.tensor([IDS.ids[0]]))
+    for handle in handles:
+        handle.remove()
+    assert all(len({seen[part] for part in group}) == 1 for group in groups)
+    fused = "phi3" in specs[0]
+    assert max(map(len, groups)) == (1 if fused else 3)
+
+
+def test_weights_that_were_edited_are_packed_anew(llama: list[str]) -> None:
+    pair = _load(llama, "bfloat16")
+    hooks.read_pair(*pair, IDS, POST)
+    layer = pair[0].hf.get_submodule("model.layers.1.mlp.down_proj")
+    for edit in (lambda w: w.mul_(1.5), lambda w: setattr(w, "data", w.data * 2)):
+        edit(layer.get_parameter("weight"))
+        both = hooks.read_pair(*pair, IDS, POST)
+        alone = capture(pair[0], IDS).stack()
+        assert (_stack(both.base) - alone).norm() < 0.03 * alone.norm()
 
 
 def test_an_adapter_that_runs_live_is_read_in_the_same_way(llama: list[str]) -> None:
