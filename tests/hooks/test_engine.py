@@ -353,3 +353,18 @@ def test_other_errors_are_not_taken_for_memory() -> None:
         run.forward(ids_of([5, 6]), logits="last")
     handle.remove()
     assert run.stats.halvings == 0
+
+
+def test_holes_in_the_heap_are_given_back_between_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its negative twin: a process that has not grown keeps its heap, and no state changes."""
+    used, prompts = model("llama"), ids_of([9, 4, 14, 7, 11, 5])
+    options = EngineOptions(batch_rows=2, prefix=False)
+    trims: list[int] = []
+    monkeypatch.setattr("hooks.hardware.trim_heap", lambda: trims.append(1))
+    found = []
+    for grown in (1 << 40, -(1 << 40)):
+        monkeypatch.setattr("hooks.hardware._GROWN", grown)
+        trims.clear()
+        found.append(capture(used, prompts, options=options).stack())
+        assert len(trims) == (0 if grown > 0 else 3)
+    torch.testing.assert_close(*found, atol=0, rtol=0)

@@ -92,3 +92,40 @@ def _faults(more: dict[str, str]) -> int:
         [sys.executable, "-c", FAULTS], env=environment, capture_output=True, text=True, check=True
     )
     return int(result.stdout)
+
+
+HOLES = """
+import sys, torch
+from hooks.hardware import HeapBound, _resident, keep_heap
+
+keep_heap()
+bound = HeapBound()
+start, pins = _resident(), []
+for _ in range(300):
+    pins += [torch.ones(1 << 18), torch.zeros(1 << 10)]  # small ones, so that no two holes are one
+kept = pins if sys.argv[1] == "kept" else pins[1::2]
+del pins
+before = _resident()
+bound.settle()
+again = _resident()
+bound.settle()  # what is still held counts as held, not as grown
+print(start >> 20, before >> 20, again >> 20, _resident() >> 20, len(kept))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="for glibc")
+def test_holes_in_the_heap_are_given_back_and_states_are_not() -> None:
+    start, before, after, _ = _held("holes")
+    assert before > start + 250
+    assert after < start + 60
+    start, before, after, last = _held("kept")
+    assert before > start + 250
+    assert after > start + 250
+    assert last == after
+
+
+def _held(mode: str) -> list[int]:
+    """Return MB held at the start, with the states, and behind each of two looks."""
+    command = [sys.executable, "-c", HOLES, mode]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [int(number) for number in result.stdout.split()[:4]]
