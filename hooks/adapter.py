@@ -93,11 +93,11 @@ class _Exchanged:
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
-    """``s B A`` of one layer as two factors, in the model's dtype."""
+    """``s B A`` of one layer: the adapter's own B (``up``) and A (``down``), no copies."""
 
     down: Float[Tensor, "r in"]
     up: Float[Tensor, "out r"]
-    """With the scale s in it."""
+    scale: float = 1.0
 
 
 def _factors(hf: PreTrainedModel) -> dict[nn.Module, LowRank] | None:
@@ -110,11 +110,11 @@ def _factors(hf: PreTrainedModel) -> dict[nn.Module, LowRank] | None:
             return None
         (name,) = names
         down, up = (
-            part.get_submodule(f"{which}.{name}").get_parameter("weight").data
+            part.get_submodule(f"{which}.{name}").get_parameter("weight").detach()
             for which in ("lora_A", "lora_B")
         )
-        scale = part.scaling[name]  # type: ignore[index, operator]
-        found[_inner(part)] = LowRank(down.to(hf.dtype), (scale * up.float()).to(hf.dtype))
+        scale = float(part.scaling[name])  # type: ignore[index, operator, arg-type]
+        found[_inner(part)] = LowRank(down, up, scale)
     return found
 
 

@@ -83,8 +83,25 @@ def read_only(cache: DynamicCache) -> DynamicCache:
     return twin
 
 
+def read_rows(cache: DynamicCache, rows: Sequence[int]) -> DynamicCache:
+    """Return :func:`select_cache` for one pass and no more, as :func:`read_only` does.
+
+    Each block's states are chosen when it reads them: at once, they would be copied for all rows
+    and blocks.
+    """
+    whole = all(type(layer) is DynamicLayer for layer in cache.layers)
+    twin = read_only(cache if whole else select_cache(cache, rows))
+    for layer in twin.layers if whole else []:
+        if isinstance(layer, _ReadLayer):
+            layer.rows = tuple(rows)
+    return twin
+
+
 class _ReadLayer(DynamicLayer):
     """Gives attention the states before this pass with those of the pass, and keeps the former."""
+
+    rows: tuple[int, ...] | None = None
+    """Which of its rows each row of the pass continues; None: its own."""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
@@ -92,8 +109,12 @@ class _ReadLayer(DynamicLayer):
         del args, kwargs
         if not self.is_initialized or self.keys is None or self.values is None:
             return key_states, value_states
-        keys = torch.cat([self.keys, key_states], dim=-2)
-        return keys, torch.cat([self.values, value_states], dim=-2)
+        before = (self.keys, self.values)
+        if self.rows is not None:
+            chosen = torch.as_tensor(self.rows, device=self.keys.device)
+            before = (self.keys[chosen], self.values[chosen])
+        keys = torch.cat([before[0], key_states], dim=-2)
+        return keys, torch.cat([before[1], value_states], dim=-2)
 
 
 def sliding_window(hf: PreTrainedModel) -> int | None:

@@ -12,7 +12,6 @@ from tqdm.auto import tqdm
 from hooks.encoded import Batch, Encoded, left_pad
 from hooks.engine import LogitsRule, RunOutput, halving, plan_batches
 from hooks.errors import PositionError, SiteError
-from hooks.hardware import HeapBound
 from hooks.passing import one_pass
 from hooks.positions import Frame
 from hooks.prefix import Prefix as Prefix
@@ -79,14 +78,13 @@ def forward(
         sort=options.pack,
     )
     found: dict[int, torch.Tensor] = {}
-    heap = HeapBound()
     bar = tqdm(total=len(units), unit="prompt", disable=not options.progress, leave=False)
     with bar:
         for chosen, result in halving(
             batches, lambda rows: _batch(run, work, work.rows(rows)), run.stats
         ):
             bar.update(len(chosen))
-            heap.settle()
+            run.view.weights.heap.settle()
             if result is not None:
                 rows = work.rows(chosen)
                 found.update(_by_row(every, rows, result, prefix.length, logits))

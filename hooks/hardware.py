@@ -81,7 +81,7 @@ def keep_heap() -> None:
 
     By default it returns freed tensors of some MB to the system at once; the pages of the next ones
     are then made and cleared anew (measured: 1.6 million page faults and 3 s of 13 in a first pass
-    over 256 prompts in bfloat16). What stays is bounded by what one batch needs, and
+    over 256 prompts in bfloat16). What stays is bounded by :class:`HeapBound`, and
     :func:`release_memory` gives it back. What the environment says already stands.
     """
     if any(name.startswith("MALLOC_") for name in os.environ) or "GLIBC_TUNABLES" in os.environ:
@@ -103,15 +103,14 @@ def release_memory() -> None:
     trim_heap()
 
 
-_GROWN = 160 * 2**20
+_GROWN = 64 * 2**20
 
 
 class HeapBound:
-    """Keeps the holes that passes leave in the heap from adding up.
+    """Keeps the holes that passes leave in the heap from adding up; one for a set of weights.
 
     Batches differ in width, so that what one leaves free seldom fits the next. Giving all of it
-    back after each costs 4% of a pass (a reference model in bfloat16), because the next one's pages
-    are made anew; waiting until 160 MB came together costs 2%.
+    back after each costs time, because the pages of the next are made anew (docs/decisions/025).
     """
 
     def __init__(self) -> None:
@@ -119,10 +118,12 @@ class HeapBound:
         self._held = _resident()
 
     def settle(self) -> None:
-        """Give the holes back where the process has grown since the last time."""
-        if _resident() > self._held + _GROWN:
+        """Give the holes back where the process has grown by 64 MB since it was smallest."""
+        now = _resident()
+        self._held = min(self._held, now)
+        if now > self._held + _GROWN:
             trim_heap()
-            # Not the least ever: what captures keep is no hole.
+            # What is left is held and no hole: the states of captures, another model.
             self._held = _resident()
 
 
@@ -136,7 +137,7 @@ def _resident() -> int:
 
 
 def trim_heap() -> None:
-    """Give back the holes that passes left in the heap; takes a hundredth of a second."""
+    """Give back the holes that passes left in the heap."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
     if trim is not None:
         trim(0)

@@ -11,7 +11,9 @@ float32 stream give (:mod:`hooks.precision`), its rounding included: only differ
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, runtime_checkable
 
@@ -21,9 +23,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hooks.adapter import LowRank
+from hooks.engine import is_out_of_memory
 from hooks.layout import Layout
 from hooks.packed import Times, can_pack, packed, plain
 from hooks.precision import attach_float32
+
+_log = logging.getLogger("theodolite.joint")
 
 
 @runtime_checkable
@@ -48,7 +53,7 @@ class JointPass:
         self._layout = layout
         self._dtype = dtype
         self._factors = factors
-        self._built: tuple[list[object], list[JointProduct]] | None = None
+        self._built: _Built | None = None
 
     def attach(self) -> Iterator[Removable]:
         """Exchange the products, and hook the stream up to float32, one at a time."""
@@ -59,19 +64,46 @@ class JointPass:
             for index, layer in enumerate(product.layers):
                 yield _Exchanged(layer, partial(reader, index))
 
-    def _products(self) -> list[JointProduct]:
-        """Return one for layers that read the same states, where weights are packed; kept."""
+    def _products(self) -> tuple[JointProduct, ...]:
+        """Return the products of all layers; made once, and again where a tensor was edited."""
         layers = _layers(self._layout)
-        # Packed weights are copies: other weights, or edited ones, are packed anew.
-        seen: list[object] = [(part.weight.data_ptr(), part.weight._version) for part in layers]
-        if self._built is None or self._built[0] != seen:
-            pack = can_pack([part.weight for part in layers])
-            groups = _groups(self._layout, layers) if pack else [[part] for part in layers]
-            self._built = (seen, [self._joint(group, pack=pack) for group in groups])
-        return self._built[1]
+        held = [own.detach() for layer in layers for own in self._tensors(layer)]
+        seen = [(own.data_ptr(), _version(own)) for own in held]
+        if self._built is None or self._built.seen != seen:
+            self._built = None  # never two copies of the weights at once
+            self._built = _Built(self._make(layers), seen, held)
+        return self._built.products
+
+    def _tensors(self, layer: nn.Linear) -> list[Tensor]:
+        """Return what a product of ``layer`` is made of."""
+        delta = self._factors.get(layer)
+        own = [layer.weight, *([] if layer.bias is None else [layer.bias])]
+        return own if delta is None else [*own, delta.down, delta.up]
+
+    def _make(self, layers: Sequence[nn.Linear]) -> tuple[JointProduct, ...]:
+        if can_pack([layer.weight for layer in layers]):
+            try:
+                groups = _groups(self._layout, layers)
+                return tuple(self._joint(group, pack=True) for group in groups)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                _log.warning("no memory for packed weights: the pass reads them as they are")
+        return tuple(self._joint([layer], pack=False) for layer in layers)
 
     def _joint(self, layers: Sequence[nn.Linear], *, pack: bool) -> JointProduct:
-        return JointProduct(layers, [self._factors.get(part) for part in layers], pack=pack)
+        return JointProduct(layers, [self._factors.get(layer) for layer in layers], pack=pack)
+
+
+@dataclass(frozen=True, eq=False)
+class _Built:
+    """Products, and the tensors that they were made of."""
+
+    products: tuple[JointProduct, ...]
+    seen: list[tuple[int, int]]
+    """Address and version of each tensor."""
+    held: list[Tensor]
+    """Aliases of them: as long as these live, no other tensor can have the same address."""
 
 
 class JointProduct:
@@ -88,42 +120,44 @@ class JointProduct:
         weights = [layer.weight for layer in layers]
         self.widths = [len(weight) for weight in weights]
         self._times: Times = packed(weights) if pack else plain(*weights)
-        self._delta = _side_by_side(self.widths, deltas)
-        self._bias = None
-        if any(layer.bias is not None for layer in layers):
-            parts = [
-                w.new_zeros(len(w)) if o.bias is None else o.bias
-                for o, w in zip(layers, weights, strict=True)
-            ]
-            self._bias = torch.cat(parts).float()
+        self._biases = [None if layer.bias is None else layer.bias.float() for layer in layers]
+        dtype = weights[0].dtype
+        known = [delta for delta in deltas if delta is not None]
+        # One product with every A; each B adds to the columns of its own layer.
+        self._down = torch.cat([delta.down.to(dtype) for delta in known]) if known else None
+        self._ups = [
+            None if delta is None else (delta.scale * delta.up.float()).to(dtype)
+            for delta in deltas
+        ]
 
-    def __call__(self, low: Float[Tensor, "both token in"]) -> Float[Tensor, "both token out"]:
-        """Turn (x_b, x_a - x_b) into (y_b, y_a) of all layers beside each other, in float32."""
+    def __call__(self, low: Float[Tensor, "both token in"]) -> tuple[Tensor, ...]:
+        """Turn (x_b, x_a - x_b) into (y_b, y_a - y_b), in low precision, layer by layer."""
         y = self._times(low)
-        n = len(low) // 2
-        if self._delta is not None:
-            thin = plain(self._delta.down)(low)
-            # One kernel for product and sum. A view and no reshape: a copy would lose the sum.
-            moved = y[n:].view(-1, y.shape[-1])
-            moved.addmm_((thin[:n] + thin[n:]).view(-1, thin.shape[-1]), self._delta.up.T)
+        if self._down is not None:
+            thin = plain(self._down)(low)
+            n = len(low) // 2
+            # Views and no reshapes: a copy would lose the sum.
+            self._add((thin[:n] + thin[n:]).flatten(0, 1), y[n:].view(-1, y.shape[-1]))
+        return y.split(self.widths, dim=-1)
+
+    def both(
+        self, index: int, y: Float[Tensor, "both token out"]
+    ) -> Float[Tensor, "both token out"]:
+        """Turn (y_b, y_a - y_b) of one layer into (y_b, y_a) in float32, its bias with them."""
         out = y.float()
+        n = len(out) // 2
         out[n:] += out[:n]
-        return out if self._bias is None else out.add_(self._bias)
+        bias = self._biases[index]
+        return out if bias is None else out.add_(bias)
 
-
-def _side_by_side(widths: Sequence[int], deltas: Sequence[LowRank | None]) -> LowRank | None:
-    """Return one adapter for all layers: their A below each other, their B on a diagonal."""
-    known = [(sum(widths[:i]), delta) for i, delta in enumerate(deltas) if delta is not None]
-    if not known:
-        return None
-    down = torch.cat([delta.down for _, delta in known])
-    up = down.new_zeros(sum(widths), len(down))
-    column = 0
-    for row, delta in known:
-        out, rank = delta.up.shape
-        up[row : row + out, column : column + rank] = delta.up
-        column += rank
-    return LowRank(down, up)
+    def _add(self, thin: Float[Tensor, "row r"], moved: Float[Tensor, "row out"]) -> None:
+        """Add s B A x_a to what the difference moved, layer by layer."""
+        column = 0
+        for part, up in zip(moved.split(self.widths, dim=-1), self._ups, strict=True):
+            if up is not None:
+                rank = up.shape[1]
+                part.addmm_(thin[:, column : column + rank], up.T)
+                column += rank
 
 
 class _Reader:
@@ -139,11 +173,10 @@ class _Reader:
         self, index: int, x: Float[Tensor, "both token in"]
     ) -> Float[Tensor, "both token out"]:
         if index not in self._parts or not _same(self._seen, x):
-            found = self._product(self._encode(x))
-            self._parts = dict(enumerate(found.split(self._product.widths, dim=-1)))
-            self._seen = (x, x._version)
-        # Given away once, so that no states outlive their use.
-        part = self._parts.pop(index)
+            self._parts = dict(enumerate(self._product(self._encode(x))))
+            self._seen = (x, _version(x))
+        # Widened where it is asked for and given away once: no states outlive their use.
+        part = self._product.both(index, self._parts.pop(index))
         if not self._parts:
             self._seen = None
         return part
@@ -151,7 +184,12 @@ class _Reader:
 
 def _same(seen: tuple[Tensor, int] | None, x: Tensor) -> bool:
     """True where ``x`` is the very tensor that was seen, and was not written to since."""
-    return seen is not None and seen[0] is x and seen[1] == x._version
+    return seen is not None and seen[0] is x and seen[1] == _version(x)
+
+
+def _version(x: Tensor) -> int:
+    """Return how often ``x`` was written to; 0 under inference mode, where torch does not count."""
+    return 0 if x.is_inference() else x._version
 
 
 class _Encoder:
@@ -170,7 +208,7 @@ class _Encoder:
         # Written where they belong: a concatenation took five times as long.
         low[: len(base)].copy_(base)
         torch.sub(aligned, base, out=low[len(base) :])
-        self._seen, self._low = (x, x._version), low
+        self._seen, self._low = (x, _version(x)), low
         return low
 
 
@@ -207,8 +245,8 @@ def _groups(layout: Layout, layers: Sequence[nn.Linear]) -> list[list[nn.Linear]
     """Put layers together that read the same states; every layer is in one group."""
     groups: dict[nn.Linear, list[nn.Linear]] = {layer: [layer] for layer in layers}
     for block in range(layout.n_layers):
-        for names in layout.same_input(block):
-            together = [layer for layer in layers if layer in names]
+        for readers in layout.same_input(block):
+            together = [layer for layer in layers if layer in readers]
             groups.update(dict.fromkeys(together, together))
     return list({id(group): group for group in groups.values()}.values())
 

@@ -127,7 +127,8 @@ class Layout:
         """Return the layers of a block that read one tensor, where the model has them apart."""
         found: list[list[nn.Module]] = []
         for part, names in _SAME_INPUT.items():
-            with suppress(AttributeError):  # fused: one layer gives all of them
+            # Fused, without a gate, or with one tensor for keys and values: each layer for itself.
+            with suppress(AttributeError, ValueError, ModelError):
                 paths = (f"blocks.{block}.{part}.{name}" for name in names)
                 found.append([inner_layer(self.component(path)) for path in paths])
         return found

@@ -1,8 +1,8 @@
 """Weights in the order in which the processor's matrix kernels read them.
 
 torch keeps a weight row by row; oneDNN's kernels copy it into blocks of their own in every product.
-Copied once and kept, and stacked for layers that read the same states, a product of bfloat16 on a
-CPU takes about 5% less time. The result is the same matrix product.
+Copied once and kept, a product of bfloat16 on a CPU takes 1 to 5% less time (docs/decisions/026).
+The result is the same matrix product.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ Times = Callable[[Float[Tensor, "*batch in"]], Float[Tensor, "*batch out"]]
 
 def can_pack(weights: Sequence[Tensor]) -> bool:
     """True where bfloat16 products of this device gain from it and the copy is not too large."""
-    # torch's compiler calls these two; they are not promised to its users.
+    # torch's compiler calls these; they are not promised to its users.
     names = ("_is_mkldnn_bf16_supported", "_reorder_linear_weight", "_linear_pointwise")
     if any(part.device.type != "cpu" or part.dtype != torch.bfloat16 for part in weights):
         return False
     return (
         sum(part.nbytes for part in weights) <= PACK_LIMIT
         and torch.backends.mkldnn.is_available()
+        and bool(torch.backends.mkldnn.enabled)
         and all(hasattr(torch.ops.mkldnn, name) for name in names)
         and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     )

@@ -12,7 +12,7 @@ from hooks.cache import (
     expand_cache,
     new_cache,
     read_only,
-    select_cache,
+    read_rows,
     shareable,
     sliding_window,
 )
@@ -43,7 +43,7 @@ class Prefix:
             return None
         if self.copies == 1:
             return read_only(expand_cache(self.cache, len(copy)))
-        return read_only(select_cache(self.cache, copy))
+        return read_rows(self.cache, copy)
 
 
 def shared_prefix(

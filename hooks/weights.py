@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hooks.adapter import AdapterSwitch, LowRank
 from hooks.errors import ContextError, SiteError
+from hooks.hardware import HeapBound
 from hooks.joint import JointPass, why_not_joint
 from hooks.layout import Layout
 from hooks.precision import StreamMode, choose_stream
@@ -42,6 +43,7 @@ class Weights:
         """Whether the adapter is on while no context is open."""
         self.adapter_on: Side | None = None
         self.users = 0
+        self.heap = HeapBound()
 
     @cached_property
     def joint(self) -> JointPass:

@@ -21,3 +21,10 @@ def private_check_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
     folder = tmp_path_factory.mktemp("cache")
     hooks.check.cache_root = lambda: Path(folder)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put long files first, so that no process ends alone with one of them; notebooks lead."""
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    long |= {item.path for item in items if item.path.suffix == ".ipynb"}
+    items.sort(key=lambda item: item.path not in long)  # stable: notebooks were collected first

@@ -14,7 +14,7 @@ from transformers.cache_utils import DynamicLayer
 
 import hooks
 from hooks import Add, EngineOptions
-from hooks.cache import expand_cache, new_cache, read_only
+from hooks.cache import expand_cache, new_cache, read_only, read_rows, select_cache
 from hooks.engine import plan_batches, usable_prefix
 from hooks.errors import OutOfMemoryError, PositionError
 from tests.hooks.common import (
@@ -156,6 +156,27 @@ def test_a_read_only_prefix_gives_the_same_states_and_keeps_no_key_of_the_pass(f
     assert lengths == [full[type(layer) is DynamicLayer] for layer in grown.layers]
     assert {layer.get_seq_length() for layer in grown.layers} == {8}
     assert {layer.get_seq_length() for layer in prefix.layers} == {5}
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "gemma3"])
+def test_rows_that_are_chosen_block_by_block_are_those_chosen_at_once(family: str) -> None:
+    """Full attention keeps one row a copy until a block reads it; windows are chosen at once."""
+    used = model(family)
+    beginnings = torch.tensor([[5, 6, 7, 8, 9], [15, 16, 17, 18, 19]])
+    own, rows = torch.tensor([[10, 11, 12], [20, 21, 22], [30, 31, 32]]), [1, 0, 1]
+    prefix = new_cache(used.hf)
+    with torch.no_grad():
+        used.hf.base_model(input_ids=beginnings, past_key_values=prefix, use_cache=True)
+        lazy = read_rows(prefix, rows)
+        states = [
+            used.hf.base_model(
+                input_ids=own, past_key_values=cache, use_cache=True
+            ).last_hidden_state
+            for cache in (select_cache(prefix, rows), lazy)
+        ]
+    assert torch.equal(*states)
+    held = {len(layer.keys) for layer in lazy.layers if layer.keys is not None}  # type: ignore[arg-type]
+    assert held == ({2} if family == "llama" else {3})
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "gpt2", "gpt_neox"])
@@ -356,15 +377,16 @@ def test_other_errors_are_not_taken_for_memory() -> None:
 
 
 def test_holes_in_the_heap_are_given_back_between_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With its negative twin: a process that has not grown keeps its heap, and no state changes."""
+    """With its negative twin: a process that has not grown keeps its heap."""
     used, prompts = model("llama"), ids_of([9, 4, 14, 7, 11, 5])
     options = EngineOptions(batch_rows=2, prefix=False)
     trims: list[int] = []
-    monkeypatch.setattr("hooks.hardware.trim_heap", lambda: trims.append(1))
+    give_back = hooks.hardware.trim_heap
+    monkeypatch.setattr("hooks.hardware.trim_heap", lambda: (trims.append(1), give_back()))
     found = []
-    for grown in (1 << 40, -(1 << 40)):
+    for grown, want in ((1 << 40, 0), (-(1 << 40), 3)):
         monkeypatch.setattr("hooks.hardware._GROWN", grown)
         trims.clear()
         found.append(capture(used, prompts, options=options).stack())
-        assert len(trims) == (0 if grown > 0 else 3)
+        assert len(trims) == want
     torch.testing.assert_close(*found, atol=0, rtol=0)

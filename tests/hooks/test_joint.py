@@ -13,6 +13,7 @@ from einops import reduce
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import ArceeConfig, Phi3ForCausalLM
 
 import hooks
 from hooks.adapter import LowRank
@@ -20,11 +21,14 @@ from hooks.errors import ContextError, ModelError
 from hooks.joint import JointProduct, _groups, _layers
 from hooks.packed import can_pack
 from tests.hooks.common import POST, attached, capture, ids_of
-from tests.tiny import make_hf, save
+from tests.tiny import FAMILIES, make_hf, save
 
 IDS = ids_of([9, 4, 14, 7, 11, 5])
 SERVED = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "olmo2")
 TARGETS = {"phi3": ["qkv_proj", "down_proj"]}
+packs = pytest.mark.skipif(
+    not can_pack([torch.ones(1, 1).bfloat16()]), reason="this processor has no bfloat16 kernels"
+)
 SMALL = 2e-4
 """Size of the adapter: what it changes is far below what bfloat16 resolves of a state."""
 
@@ -110,12 +114,13 @@ def test_the_product_is_both_products() -> None:
     torch.manual_seed(0)
     layer, x = nn.Linear(6, 5).double(), torch.randn(4, 3, 6).double()
     delta = LowRank(torch.randn(2, 6).double(), torch.randn(5, 2).double())
-    y = JointProduct([layer], [delta], pack=False)(_encode(x))
+    product = JointProduct([layer], [delta], pack=False)
+    y = product.both(0, *product(_encode(x)))
     torch.testing.assert_close(y.double(), _by_hand(layer, delta, x), atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
-@pytest.mark.skipif(not can_pack([torch.ones(1, 1).bfloat16()]), reason="no bfloat16 kernels here")
+@packs
 def test_packed_products_are_the_products_of_each_layer() -> None:
     """Three layers in one product, adapters of two ranks, one without, one bias."""
     torch.manual_seed(0)
@@ -128,48 +133,146 @@ def test_packed_products_are_the_products_of_each_layer() -> None:
     ]
     x = torch.randn(4, 5, 64).bfloat16().float()
     x[2:] = x[:2] + torch.randn(2, 5, 64).bfloat16() / 64
-    both = JointProduct(layers, deltas, pack=True)
+    stack = JointProduct(layers, deltas, pack=True)
     low = _encode(x).bfloat16()
-    parts = both(low).split(both.widths, dim=-1)
-    for layer, delta, part in zip(layers, deltas, parts, strict=True):
+    for index, (layer, delta, moved) in enumerate(zip(layers, deltas, stack(low), strict=True)):
+        part = stack.both(index, moved)
         wide = nn.Linear(64, layer.out_features, bias=layer.bias is not None)
         wide.load_state_dict(layer.state_dict())
         exact = None if delta is None else LowRank(delta.down.float(), delta.up.float())
         want = _by_hand(wide, exact, x)
         assert (part - want).norm() < 0.01 * want.norm()
-        alone = JointProduct([layer], [delta], pack=False)(low)
+        single = JointProduct([layer], [delta], pack=False)
+        alone = single.both(0, *single(low))
         assert (part - alone).norm() < 0.005 * alone.norm()
 
 
-def test_what_shares_its_input_is_read_once(specs: list[str]) -> None:
-    """Layers of one product read the same tensor, and every layer is in one."""
+def test_what_shares_its_input_is_in_one_product(specs: list[str]) -> None:
+    """Layers of one product read the same tensor, and every layer is in one product."""
     pair = _load(specs, "bfloat16")
     layout, layers = pair[0]._view.layout, _layers(pair[0]._view.layout)
     groups = _groups(layout, layers)
     assert sorted(id(part) for group in groups for part in group) == sorted(map(id, layers))
-    seen: dict[nn.Module, int] = {}
+    seen: dict[nn.Module, Tensor] = {}
     handles = [
-        part.register_forward_pre_hook(lambda own, args: seen.__setitem__(own, id(args[0])))
+        part.register_forward_pre_hook(lambda own, args: seen.__setitem__(own, args[0]))
         for part in layers
     ]
     with torch.no_grad():
         pair[0].hf(torch.tensor([IDS.ids[0]]))
     for handle in handles:
         handle.remove()
-    assert all(len({seen[part] for part in group}) == 1 for group in groups)
-    fused = "phi3" in specs[0]
-    assert max(map(len, groups)) == (1 if fused else 3)
+    assert all(seen[part] is seen[group[0]] for group in groups for part in group)
+    fused = isinstance(pair[0].hf, Phi3ForCausalLM)
+    sizes = [1] * 4 if fused else [1, 1, 2, 3]
+    assert sorted(map(len, groups)) == sorted(sizes * layout.n_layers)
 
 
-def test_weights_that_were_edited_are_packed_anew(llama: list[str]) -> None:
-    pair = _load(llama, "bfloat16")
+@packs
+@pytest.mark.parametrize("mode", ["merged", "live"])
+def test_states_are_multiplied_once_and_weights_packed_once(
+    llama: list[str], mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four products a block in each pass; a second reading packs nothing."""
+    calls: list[JointProduct] = []
+    multiply = JointProduct.__call__
+
+    def counted(self: JointProduct, low: Tensor) -> tuple[Tensor, ...]:
+        calls.append(self)
+        return multiply(self, low)
+
+    monkeypatch.setattr(JointProduct, "__call__", counted)
+    pair = _load(llama, "bfloat16", mode)
+    one_pass = hooks.EngineOptions(prefix=False, batch_rows=2 * len(IDS))
+    _joint_shift(pair, options=one_pass)
+    assert len(calls) == len(set(map(id, calls))) == 4 * pair[0].n_layers
+    _joint_shift(pair, options=one_pass)
+    assert len(set(map(id, calls))) == 4 * pair[0].n_layers
+
+
+def test_a_family_without_a_gate_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ArceeConfig(**FAMILIES["llama"]().to_dict() | {"hidden_act": "relu2"})
+    monkeypatch.setitem(FAMILIES, "arcee", lambda: config)
+    specs = _pair_on_disk(tmp_path, "arcee")
+    pair = _load(specs, "bfloat16")
+    assert hooks.why_not_joint(*pair) is None
+    assert _cosine(_joint_shift(pair), _exact_shift(specs)).min() > 0.999
+
+
+@packs
+def test_weights_that_were_edited_are_packed_anew(tmp_path: Path) -> None:
+    """Written to, exchanged, and exchanged twice, so that a new one may lie where the old did."""
+    pair = _load(_pair_on_disk(tmp_path, "qwen2"), "bfloat16")
     hooks.read_pair(*pair, IDS, POST)
-    layer = pair[0].hf.get_submodule("model.layers.1.mlp.down_proj")
-    for edit in (lambda w: w.mul_(1.5), lambda w: setattr(w, "data", w.data * 2)):
-        edit(layer.get_parameter("weight"))
-        both = hooks.read_pair(*pair, IDS, POST)
-        alone = capture(pair[0], IDS).stack()
+    before = capture(pair[0], IDS).stack()
+    block = pair[0].hf.get_submodule("model.layers.1")
+    weight, bias = block.mlp.down_proj.weight, block.self_attn.v_proj.bias  # type: ignore[union-attr]
+
+    def exchange_twice() -> None:
+        weight.data = weight.data.float()
+        weight.data = (weight.data * 1.5).bfloat16()
+
+    for edit in (
+        lambda: weight.mul_(1.5),
+        lambda: setattr(weight, "data", weight.data * 1.5),
+        *[exchange_twice] * 6,
+        lambda: bias.add_(3.0),
+    ):
+        edit()
+        both, alone = hooks.read_pair(*pair, IDS, POST), capture(pair[0], IDS).stack()
+        assert (alone - before).norm() > 0.05 * before.norm()
         assert (_stack(both.base) - alone).norm() < 0.03 * alone.norm()
+        before = alone
+
+
+def test_a_live_adapter_that_was_edited_is_read_as_it_is(llama: list[str]) -> None:
+    """A small shift is linear in either factor."""
+    pair = _load(llama, "bfloat16", "live")
+    want = _joint_shift(pair)
+    for which in ("lora_A", "lora_B"):
+        for name, part in pair[0].hf.named_parameters():
+            if which in name:
+                part.mul_(2.0)
+        want = 2 * want
+        found = _joint_shift(pair)
+        assert (found - want).norm() < 0.05 * want.norm()
+
+
+@packs
+def test_no_memory_for_packed_weights_costs_time_and_no_result(
+    llama: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    usual = _joint_shift(_load(llama, "bfloat16"))
+
+    def fail(weights: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("hooks.joint.packed", fail)
+    assert _cosine(_joint_shift(_load(llama, "bfloat16")), usual).min() > 0.9999
+    assert "no memory for packed weights" in caplog.text
+
+    def broken(weights: object) -> None:
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr("hooks.joint.packed", broken)
+    with pytest.raises(RuntimeError, match="something else"):
+        _joint_shift(_load(llama, "bfloat16"))
+
+
+def test_weights_are_packed_only_where_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide, low = torch.ones(2, 2), torch.ones(2, 2).bfloat16()
+    assert not can_pack([wide])
+    assert not can_pack([low, wide])
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    assert not can_pack([low])
+
+
+def test_under_inference_mode_the_states_are_the_same(llama: list[str]) -> None:
+    """torch counts no writes to tensors made there."""
+    pair = _load(llama, "bfloat16")
+    usual = _joint_shift(pair)
+    with torch.inference_mode():
+        torch.testing.assert_close(_joint_shift(pair), usual, atol=0, rtol=0)
 
 
 def test_an_adapter_that_runs_live_is_read_in_the_same_way(llama: list[str]) -> None:
