@@ -61,46 +61,42 @@ def select_cache(cache: DynamicCache, rows: Sequence[int]) -> DynamicCache:
     """
     twin = fork_cache(cache)
     for layer in twin.layers:
-        if not isinstance(layer, DynamicLayer):
-            raise ModelError(f"{type(layer).__name__}: a prefix cannot be shared between rows")
-        for name in ("keys", "values"):
-            state = getattr(layer, name, None)
-            if isinstance(state, Tensor) and state.numel():
-                setattr(layer, name, state[torch.as_tensor(rows, device=state.device)])
+        _select(layer, torch.as_tensor(rows))
     return twin
 
 
-def read_only(cache: DynamicCache) -> DynamicCache:
+def _select(layer: object, rows: Tensor) -> None:
+    if not isinstance(layer, DynamicLayer):
+        raise ModelError(f"{type(layer).__name__}: a prefix cannot be shared between rows")
+    for name in ("keys", "values"):
+        state = getattr(layer, name, None)
+        if isinstance(state, Tensor) and state.numel():
+            setattr(layer, name, state[rows.to(state.device)])
+
+
+def read_only(cache: DynamicCache, rows: Sequence[int] | None = None) -> DynamicCache:
     """Return the cache for one pass and no more: what the pass adds is used and not kept.
 
     A pass whose tokens nothing continues needs each block's keys and values in that block only;
-    kept to its end, those of all blocks are most of its memory. Sliding windows stay as they are.
+    kept to its end, those of all blocks are most of its memory. For the same reason ``rows``, which
+    of the cache's rows each row of the pass continues, are chosen where a block reads them. Sliding
+    windows keep what they read, and are chosen at once.
     """
     twin = fork_cache(cache)
+    chosen = None if rows is None else torch.as_tensor(rows)
     for layer in twin.layers:
         if type(layer) is DynamicLayer:
             layer.__class__ = _ReadLayer
-    return twin
-
-
-def read_rows(cache: DynamicCache, rows: Sequence[int]) -> DynamicCache:
-    """Return :func:`select_cache` for one pass and no more, as :func:`read_only` does.
-
-    Each block's states are chosen when it reads them: at once, they would be copied for all rows
-    and blocks.
-    """
-    whole = all(type(layer) is DynamicLayer for layer in cache.layers)
-    twin = read_only(cache if whole else select_cache(cache, rows))
-    for layer in twin.layers if whole else []:
-        if isinstance(layer, _ReadLayer):
-            layer.rows = tuple(rows)
+            layer.rows = chosen  # type: ignore[attr-defined]
+        elif chosen is not None:
+            _select(layer, chosen)
     return twin
 
 
 class _ReadLayer(DynamicLayer):
     """Gives attention the states before this pass with those of the pass, and keeps the former."""
 
-    rows: tuple[int, ...] | None = None
+    rows: Tensor | None
     """Which of its rows each row of the pass continues; None: its own."""
 
     def update(
@@ -109,12 +105,11 @@ class _ReadLayer(DynamicLayer):
         del args, kwargs
         if not self.is_initialized or self.keys is None or self.values is None:
             return key_states, value_states
-        before = (self.keys, self.values)
+        keys, values = self.keys, self.values
         if self.rows is not None:
-            chosen = torch.as_tensor(self.rows, device=self.keys.device)
-            before = (self.keys[chosen], self.values[chosen])
-        keys = torch.cat([before[0], key_states], dim=-2)
-        return keys, torch.cat([before[1], value_states], dim=-2)
+            rows = self.rows.to(keys.device)
+            keys, values = keys[rows], values[rows]
+        return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
 
 
 def sliding_window(hf: PreTrainedModel) -> int | None:

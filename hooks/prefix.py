@@ -12,7 +12,6 @@ from hooks.cache import (
     expand_cache,
     new_cache,
     read_only,
-    read_rows,
     shareable,
     sliding_window,
 )
@@ -43,7 +42,7 @@ class Prefix:
             return None
         if self.copies == 1:
             return read_only(expand_cache(self.cache, len(copy)))
-        return read_rows(self.cache, copy)
+        return read_only(self.cache, copy)
 
 
 def shared_prefix(
