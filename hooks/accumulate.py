@@ -32,12 +32,45 @@ class Accumulator(Protocol):
         ...
 
 
+_ROOM = 256
+
+
+class _Kept:
+    """States of one site and their rows, copied into storage that was made for many passes.
+
+    Kept as they come, they would each lie in a hole that a larger tensor of the pass left, and no
+    tensor of the next pass would fit there again (docs/decisions/025).
+    """
+
+    def __init__(self) -> None:
+        self._values: list[Tensor] = []
+        self._rows: list[Tensor] = []
+        self._free = 0
+
+    def add(self, values: Float[Tensor, "token *feature"], rows: Int[Tensor, "token"]) -> None:
+        """Copy some states."""
+        while len(values):
+            if not self._free:
+                self._free = max(_ROOM, len(values))
+                self._values.append(torch.empty(self._free, *values.shape[1:]))
+                self._rows.append(torch.empty(self._free, dtype=torch.long))
+            n, start = min(self._free, len(values)), len(self._rows[-1]) - self._free
+            self._values[-1][start : start + n] = values[:n]
+            self._rows[-1][start : start + n] = rows[:n]
+            self._free, values, rows = self._free - n, values[n:], rows[n:]
+
+    def whole(self) -> tuple[Tensor, Tensor]:
+        """Return all states and their rows, in the order in which they came."""
+        found = torch.cat(self._values), torch.cat(self._rows)
+        return found[0][: len(found[0]) - self._free], found[1][: len(found[1]) - self._free]
+
+
 class Rows:
     """Keep every captured state as float32 on the CPU; memory grows with the prompts."""
 
     def __init__(self) -> None:
         """Start empty."""
-        self._parts: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
+        self._parts: dict[str, _Kept] = {}
 
     def update(
         self,
@@ -46,8 +79,9 @@ class Rows:
         rows: Int[Tensor, "token"],
         slots: Int[Tensor, "token"],
     ) -> None:
-        """Append the states of one site."""
-        self._parts.setdefault(site, []).append((values.float(), rows, slots))
+        """Copy the states of one site behind those that came before."""
+        del slots
+        self._parts.setdefault(site, _Kept()).add(values, rows)
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -60,7 +94,7 @@ class Rows:
         [prompt, *feature] for one token a prompt, [prompt, slot, *feature] for a fixed number, and
         a list of [token, *feature] where the numbers differ.
         """
-        values, rows, _ = (torch.cat(part) for part in zip(*self._parts[site], strict=True))
+        values, rows = self._parts[site].whole()
         # Within a prompt, tokens came in their order, pass by pass; slots restart in each pass.
         order = torch.argsort(rows, stable=True)
         counts = torch.bincount(rows)

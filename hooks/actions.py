@@ -18,13 +18,41 @@ from hooks.positions import Frame
 from hooks.protocols import Stage
 
 
+class PassStore:
+    """One piece of memory for what several sites of a kind hold until the pass has ended.
+
+    Each in a piece of its own, they would lie in the holes that larger tensors leave, and the next
+    block's would not fit there (docs/decisions/025).
+    """
+
+    def __init__(self, sites: int) -> None:
+        """``sites`` states are kept in a pass."""
+        self._sites = sites
+        self._free: list[Tensor] = []
+        self._kept = False
+
+    def keep(self, states: Float[Tensor, "token d"]) -> Float[Tensor, "token d"]:
+        """Copy the states of one site; those unlike the pass's first stay where they are."""
+        if not self._free and not self._kept:
+            self._free = [*states.new_empty(self._sites, *states.shape)]
+        self._kept = True
+        if not self._free or not _alike(self._free[-1], states):
+            return states
+        return self._free.pop().copy_(states)
+
+    def clear(self) -> None:
+        """A pass begins."""
+        self._free, self._kept = [], False
+
+
 class CaptureAction:
     """Pick the wanted tokens at one site and hold them until the pass has ended."""
 
-    def __init__(self, capture: Capture, tap: Tap) -> None:
+    def __init__(self, capture: Capture, tap: Tap, store: PassStore) -> None:
         """Bind ``capture`` to one site."""
         self.capture = capture
         self.tap = tap
+        self._store = store
         self.stage: Stage = capture.when
         self.calls = 0
         self._held: tuple[Tensor, Tensor, Tensor] | None = None
@@ -36,7 +64,7 @@ class CaptureAction:
             return x
         self.calls += 1
         rows, tokens, slots = picked
-        states = x[rows, tokens].detach()
+        states = self._store.keep(x[rows, tokens].detach())
         if self.tap.heads is not None:
             states = rearrange(states, "token (head d) -> token head d", head=self.tap.heads)
         self._held = (states, rows, slots)
@@ -45,6 +73,7 @@ class CaptureAction:
     def discard(self) -> None:
         """Forget what a pass that failed has left."""
         self._held = None
+        self._store.clear()
 
     def flush(self, frame: Frame) -> None:
         """Hand the held states to the accumulator."""
@@ -277,6 +306,11 @@ class EditAction:
         # A padding token may already be non-finite; the edit is not to blame for it.
         if bad.any() and (bad & torch.isfinite(old)).any():
             raise EditContractError(f"{name}: returned a number that is not finite")
+
+
+def _alike(place: Tensor, states: Tensor) -> bool:
+    """True where ``states`` fit: a model over several devices has those of its blocks apart."""
+    return (place.shape, place.dtype, place.device) == (states.shape, states.dtype, states.device)
 
 
 def _over_tokens(part: Tensor, ndim: int) -> Tensor:

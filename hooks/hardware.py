@@ -103,7 +103,7 @@ def release_memory() -> None:
     trim_heap()
 
 
-_GROWN = 64 * 2**20
+_GROWN = 128 * 2**20
 
 
 class HeapBound:
@@ -118,7 +118,7 @@ class HeapBound:
         self._held = _resident()
 
     def settle(self) -> None:
-        """Give the holes back where the process has grown by 64 MB since it was smallest."""
+        """Give the holes back where the process has grown by 128 MB since it was smallest."""
         now = _resident()
         self._held = min(self._held, now)
         if now > self._held + _GROWN:

@@ -20,6 +20,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 
 from hooks.adapter import LowRank
@@ -124,7 +125,8 @@ class JointProduct:
         dtype = weights[0].dtype
         known = [delta for delta in deltas if delta is not None]
         # One product with every A; each B adds to the columns of its own layer.
-        self._down = torch.cat([delta.down.to(dtype) for delta in known]) if known else None
+        down = torch.cat([delta.down.to(dtype) for delta in known]) if known else None
+        self._down = None if down is None else packed([_whole_tiles(down)]) if pack else plain(down)
         self._ups = [
             None if delta is None else (delta.scale * delta.up.float()).to(dtype)
             for delta in deltas
@@ -134,7 +136,7 @@ class JointProduct:
         """Turn (x_b, x_a - x_b) into (y_b, y_a - y_b), in low precision, layer by layer."""
         y = self._times(low)
         if self._down is not None:
-            thin = plain(self._down)(low)
+            thin = self._down(low)
             n = len(low) // 2
             # Views and no reshapes: a copy would lose the sum.
             self._add((thin[:n] + thin[n:]).flatten(0, 1), y[n:].view(-1, y.shape[-1]))
@@ -158,6 +160,11 @@ class JointProduct:
                 rank = up.shape[1]
                 part.addmm_(thin[:, column : column + rank], up.T)
                 column += rank
+
+
+def _whole_tiles(down: Float[Tensor, "r in"]) -> Float[Tensor, "padded in"]:
+    """Add rows of zeros up to a multiple of 16, which the kernels' tiles are wide."""
+    return functional.pad(down, (0, 0, 0, -len(down) % 16))
 
 
 class _Reader:

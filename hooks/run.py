@@ -11,7 +11,7 @@ from types import TracebackType
 import torch
 
 from hooks import forwards, generation
-from hooks.actions import CaptureAction, EditAction, GateAction
+from hooks.actions import CaptureAction, EditAction, GateAction, PassStore
 from hooks.capture import Capture
 from hooks.encoded import Encoded
 from hooks.engine import EngineOptions, LogitsRule, RunOutput, RunStats
@@ -46,11 +46,9 @@ class Run:
         self.view = view
         self.options = options
         self.stats = RunStats()
-        self._captures = [
-            CaptureAction(capture, view.layout.tap(site))
-            for capture in captures
-            for site in expand_all(capture.sites, view.layout.n_layers)
-        ]
+        self._captures: list[CaptureAction] = []
+        for capture in captures:
+            self._captures += _take(capture, view.layout)
         self._edits: list[EditAction] = []
         self._gates: list[GateAction] = []
         for edit in edits:
@@ -253,3 +251,10 @@ class Run:
         """Read prompts once and keep their keys and values, to be forked and continued."""
         with self._clock():
             return KVState.start(self, encoded)
+
+
+def _take(capture: Capture, layout: Layout) -> list[CaptureAction]:
+    """Bind a capture to its sites; those of one kind share the memory of a pass."""
+    sites = expand_all(capture.sites, layout.n_layers)
+    stores = {kind: PassStore(n) for kind, n in Counter(site.kind for site in sites).items()}
+    return [CaptureAction(capture, layout.tap(site), stores[site.kind]) for site in sites]

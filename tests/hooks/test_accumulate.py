@@ -111,6 +111,22 @@ def test_rows_come_back_in_the_callers_order() -> None:
     assert torch.equal(rows[SITE], values)
 
 
+@settings(max_examples=20, deadline=None)
+@given(sizes=st.lists(st.integers(1, 700), min_size=1, max_size=6), seed=st.integers(0, 99))
+def test_rows_in_any_split_are_the_same_and_never_aliases(sizes: Sequence[int], seed: int) -> None:
+    """Also past the room of one piece of storage, and for whatever shape a state has."""
+    values = _states(sum(sizes) * 6, d=1, seed=seed).float().reshape(-1, 2, 3)
+    order = torch.randperm(len(values), generator=torch.Generator().manual_seed(seed))
+    rows = hooks.Rows()
+    for part in order.split(sizes):
+        given = values[part]
+        _feed(rows, given, part)
+        given.zero_()
+    assert torch.equal(rows[SITE], values)
+    rows[SITE].zero_()
+    assert torch.equal(rows[SITE], values)
+
+
 def test_rows_of_different_lengths_are_a_list_and_cannot_be_stacked() -> None:
     values, rows = _states(5).float(), hooks.Rows()
     rows.update(SITE, values, torch.tensor([1, 0, 0, 1, 1]), torch.tensor([0, 0, 1, 1, 2]))

@@ -14,6 +14,7 @@ from transformers.cache_utils import DynamicLayer
 
 import hooks
 from hooks import Add, EngineOptions
+from hooks.actions import PassStore
 from hooks.cache import expand_cache, new_cache, read_only, select_cache
 from hooks.engine import plan_batches, usable_prefix
 from hooks.errors import OutOfMemoryError, PositionError
@@ -390,3 +391,43 @@ def test_holes_in_the_heap_are_given_back_between_batches(monkeypatch: pytest.Mo
         found.append(capture(used, prompts, options=options).stack())
         assert len(trims) == want
     torch.testing.assert_close(*found, atol=0, rtol=0)
+
+
+class _Keeper:
+    """An accumulator that keeps the very tensors it is given, as a user's own may."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+
+    def update(
+        self, site: str, values: torch.Tensor, rows: torch.Tensor, slots: torch.Tensor
+    ) -> None:
+        del slots
+        self.kept.setdefault(site, []).append((values, rows))
+
+
+def test_what_a_capture_gave_is_not_written_to_again() -> None:
+    """Sites of a kind share memory in a pass; no two passes do, and each kind has its own."""
+    used, prompts, into = model("llama"), ids_of([9, 4, 14, 7, 11, 5]), _Keeper()
+    sites = ["blocks.*.hook_resid_post", "blocks.*.mlp.hook_post", "blocks.1.attn.hook_z"]
+    read = hooks.Capture(sites, into=into)
+    with used.hooks(capture=read, options=EngineOptions(batch_rows=2)) as run:
+        run.forward(prompts)
+    assert {len(parts) for parts in into.kept.values()} == {3}
+    for site, parts in into.kept.items():
+        alone = capture(used, prompts, site)[site]
+        for values, rows in parts:
+            torch.testing.assert_close(values, alone[rows], atol=1e-5, rtol=0)
+
+
+def test_states_unlike_the_others_of_a_pass_are_kept_as_they_are() -> None:
+    store, first = PassStore(2), torch.ones(3, 4)
+    kept = store.keep(first)
+    assert torch.equal(kept, first)
+    assert kept.data_ptr() != first.data_ptr()
+    for other in (torch.ones(3, 5), torch.ones(3, 4, dtype=torch.bfloat16)):
+        assert store.keep(other) is other
+    store.clear()
+    wide = torch.full((3, 5), 2.0)
+    assert torch.equal(store.keep(wide), wide)
+    assert torch.equal(kept, first)
