@@ -36,7 +36,7 @@ _ROOM = 256
 
 
 class _Kept:
-    """States of one site and their rows, copied into storage that was made for many passes.
+    """States of one site and their rows; few at a time are copied into storage for many.
 
     Kept as they come, they would each lie in a hole that a larger tensor of the pass left, and no
     tensor of the next pass would fit there again (docs/decisions/025).
@@ -48,21 +48,30 @@ class _Kept:
         self._free = 0
 
     def add(self, values: Float[Tensor, "token *feature"], rows: Int[Tensor, "token"]) -> None:
-        """Copy some states."""
+        """Take some states."""
+        if len(values) >= _ROOM:
+            self._values, self._rows = (self._used(parts) for parts in (self._values, self._rows))
+            self._values.append(values.float())
+            self._rows.append(rows)
+            self._free = 0
+            return
         while len(values):
             if not self._free:
-                self._free = max(_ROOM, len(values))
-                self._values.append(torch.empty(self._free, *values.shape[1:]))
-                self._rows.append(torch.empty(self._free, dtype=torch.long))
-            n, start = min(self._free, len(values)), len(self._rows[-1]) - self._free
+                self._free = _ROOM
+                self._values.append(torch.empty(_ROOM, *values.shape[1:]))
+                self._rows.append(torch.empty(_ROOM, dtype=torch.long))
+            n, start = min(self._free, len(values)), _ROOM - self._free
             self._values[-1][start : start + n] = values[:n]
             self._rows[-1][start : start + n] = rows[:n]
             self._free, values, rows = self._free - n, values[n:], rows[n:]
 
     def whole(self) -> tuple[Tensor, Tensor]:
         """Return all states and their rows, in the order in which they came."""
-        found = torch.cat(self._values), torch.cat(self._rows)
-        return found[0][: len(found[0]) - self._free], found[1][: len(found[1]) - self._free]
+        return torch.cat(self._used(self._values)), torch.cat(self._used(self._rows))
+
+    def _used(self, parts: list[Tensor]) -> list[Tensor]:
+        """Return the pieces of storage without the room that the last one has left."""
+        return [*parts[:-1], *(part[: len(part) - self._free] for part in parts[-1:])]
 
 
 class Rows:
@@ -79,7 +88,7 @@ class Rows:
         rows: Int[Tensor, "token"],
         slots: Int[Tensor, "token"],
     ) -> None:
-        """Copy the states of one site behind those that came before."""
+        """Put the states of one site behind those that came before."""
         del slots
         self._parts.setdefault(site, _Kept()).add(values, rows)
 

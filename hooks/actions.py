@@ -17,9 +17,11 @@ from hooks.layout import Tap
 from hooks.positions import Frame
 from hooks.protocols import Stage
 
+_FEW = 256
+
 
 class PassStore:
-    """One piece of memory for what several sites of a kind hold until the pass has ended.
+    """One piece of memory for the few states that each site of a kind holds until a pass has ended.
 
     Each in a piece of its own, they would lie in the holes that larger tensors leave, and the next
     block's would not fit there (docs/decisions/025).
@@ -32,7 +34,9 @@ class PassStore:
         self._kept = False
 
     def keep(self, states: Float[Tensor, "token d"]) -> Float[Tensor, "token d"]:
-        """Copy the states of one site; those unlike the pass's first stay where they are."""
+        """Copy the states of one site; many, or unlike the pass's first, stay where they are."""
+        if len(states) >= _FEW:
+            return states
         if not self._free and not self._kept:
             self._free = [*states.new_empty(self._sites, *states.shape)]
         self._kept = True

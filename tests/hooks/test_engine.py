@@ -420,12 +420,12 @@ def test_what_a_capture_gave_is_not_written_to_again() -> None:
             torch.testing.assert_close(values, alone[rows], atol=1e-5, rtol=0)
 
 
-def test_states_unlike_the_others_of_a_pass_are_kept_as_they_are() -> None:
+def test_many_states_and_those_unlike_the_first_are_kept_as_they_are() -> None:
     store, first = PassStore(2), torch.ones(3, 4)
     kept = store.keep(first)
     assert torch.equal(kept, first)
     assert kept.data_ptr() != first.data_ptr()
-    for other in (torch.ones(3, 5), torch.ones(3, 4, dtype=torch.bfloat16)):
+    for other in (torch.ones(3, 5), torch.ones(3, 4, dtype=torch.bfloat16), torch.ones(256, 4)):
         assert store.keep(other) is other
     store.clear()
     wide = torch.full((3, 5), 2.0)
