@@ -57,7 +57,7 @@ def pick_dtype(dtype: str, device: str) -> torch.dtype:
 
 
 _KERNEL_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
-_KERNELS = "64"
+_KERNELS = "20"
 
 
 def bound_kernel_caches() -> None:
@@ -65,8 +65,9 @@ def bound_kernel_caches() -> None:
 
     On a CPU it compiles one for each shape of a product and keeps 1,024 of them, in two caches:
     2.4 MB for each new shape of a batch (135M parameters, bfloat16), so that memory grows with the
-    number of prompts. 64 are those of about a dozen shapes, and compiling takes a tenth of one
-    block's time. Acts only before the first product; what the environment says already stands.
+    number of prompts. 20 are those of one shape, which all blocks of a pass have in common;
+    compiling them takes a tenth of one block's time. Acts only before the first product; what the
+    environment says already stands.
     """
     for name in _KERNEL_CACHES:
         os.environ.setdefault(name, _KERNELS)

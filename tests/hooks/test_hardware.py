@@ -44,7 +44,7 @@ def test_kernel_caches_are_bounded_unless_the_environment_says_otherwise(
     monkeypatch.setenv(NAMES[1], "")  # so that it is put back as it was
     monkeypatch.delenv(NAMES[1])
     bound_kernel_caches()
-    assert [os.environ[name] for name in NAMES] == ["7", "64"]
+    assert [os.environ[name] for name in NAMES] == ["7", "20"]
 
 
 @pytest.mark.slow
