@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooks.errors import PositionError
+from hooks.storage import KeptStates
 
 
 @runtime_checkable
@@ -32,54 +33,12 @@ class Accumulator(Protocol):
         ...
 
 
-_ROOM = 256
-
-
-class _Kept:
-    """States of one site and their rows; few at a time are copied into storage for many.
-
-    Kept as they come, they would each lie in a hole that a larger tensor of the pass left, and no
-    tensor of the next pass would fit there again (docs/decisions/025).
-    """
-
-    def __init__(self) -> None:
-        self._values: list[Tensor] = []
-        self._rows: list[Tensor] = []
-        self._free = 0
-
-    def add(self, values: Float[Tensor, "token *feature"], rows: Int[Tensor, "token"]) -> None:
-        """Take some states."""
-        if len(values) >= _ROOM:
-            self._values, self._rows = (self._used(parts) for parts in (self._values, self._rows))
-            self._values.append(values.float())
-            self._rows.append(rows)
-            self._free = 0
-            return
-        while len(values):
-            if not self._free:
-                self._free = _ROOM
-                self._values.append(torch.empty(_ROOM, *values.shape[1:]))
-                self._rows.append(torch.empty(_ROOM, dtype=torch.long))
-            n, start = min(self._free, len(values)), _ROOM - self._free
-            self._values[-1][start : start + n] = values[:n]
-            self._rows[-1][start : start + n] = rows[:n]
-            self._free, values, rows = self._free - n, values[n:], rows[n:]
-
-    def whole(self) -> tuple[Tensor, Tensor]:
-        """Return all states and their rows, in the order in which they came."""
-        return torch.cat(self._used(self._values)), torch.cat(self._used(self._rows))
-
-    def _used(self, parts: list[Tensor]) -> list[Tensor]:
-        """Return the pieces of storage without the room that the last one has left."""
-        return [*parts[:-1], *(part[: len(part) - self._free] for part in parts[-1:])]
-
-
 class Rows:
     """Keep every captured state as float32 on the CPU; memory grows with the prompts."""
 
     def __init__(self) -> None:
         """Start empty."""
-        self._parts: dict[str, _Kept] = {}
+        self._parts: dict[str, KeptStates] = {}
 
     def update(
         self,
@@ -90,7 +49,7 @@ class Rows:
     ) -> None:
         """Put the states of one site behind those that came before."""
         del slots
-        self._parts.setdefault(site, _Kept()).add(values, rows)
+        self._parts.setdefault(site, KeptStates()).add(values, rows)
 
     @property
     def sites(self) -> tuple[str, ...]:

@@ -16,37 +16,7 @@ from hooks.interventions import Add, Apply, Intervention
 from hooks.layout import Tap
 from hooks.positions import Frame
 from hooks.protocols import Stage
-
-_FEW = 256
-
-
-class PassStore:
-    """One piece of memory for the few states that each site of a kind holds until a pass has ended.
-
-    Each in a piece of its own, they would lie in the holes that larger tensors leave, and the next
-    block's would not fit there (docs/decisions/025).
-    """
-
-    def __init__(self, sites: int) -> None:
-        """``sites`` states are kept in a pass."""
-        self._sites = sites
-        self._free: list[Tensor] = []
-        self._kept = False
-
-    def keep(self, states: Float[Tensor, "token d"]) -> Float[Tensor, "token d"]:
-        """Copy the states of one site; many, or unlike the pass's first, stay where they are."""
-        if len(states) >= _FEW:
-            return states
-        if not self._free and not self._kept:
-            self._free = [*states.new_empty(self._sites, *states.shape)]
-        self._kept = True
-        if not self._free or not _alike(self._free[-1], states):
-            return states
-        return self._free.pop().copy_(states)
-
-    def clear(self) -> None:
-        """A pass begins."""
-        self._free, self._kept = [], False
+from hooks.storage import PassStore
 
 
 class CaptureAction:
@@ -310,11 +280,6 @@ class EditAction:
         # A padding token may already be non-finite; the edit is not to blame for it.
         if bad.any() and (bad & torch.isfinite(old)).any():
             raise EditContractError(f"{name}: returned a number that is not finite")
-
-
-def _alike(place: Tensor, states: Tensor) -> bool:
-    """True where ``states`` fit: a model over several devices has those of its blocks apart."""
-    return (place.shape, place.dtype, place.device) == (states.shape, states.dtype, states.device)
 
 
 def _over_tokens(part: Tensor, ndim: int) -> Tensor:

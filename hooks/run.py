@@ -11,7 +11,7 @@ from types import TracebackType
 import torch
 
 from hooks import forwards, generation
-from hooks.actions import CaptureAction, EditAction, GateAction, PassStore
+from hooks.actions import CaptureAction, EditAction, GateAction
 from hooks.capture import Capture
 from hooks.encoded import Encoded
 from hooks.engine import EngineOptions, LogitsRule, RunOutput, RunStats
@@ -24,6 +24,7 @@ from hooks.positions import Frame
 from hooks.protocols import Action
 from hooks.sites import Site, expand_all
 from hooks.start import Start
+from hooks.storage import PassStore
 from hooks.weights import View
 
 

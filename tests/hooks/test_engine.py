@@ -14,10 +14,10 @@ from transformers.cache_utils import DynamicLayer
 
 import hooks
 from hooks import Add, EngineOptions
-from hooks.actions import PassStore
 from hooks.cache import expand_cache, new_cache, read_only, select_cache
 from hooks.engine import plan_batches, usable_prefix
 from hooks.errors import OutOfMemoryError, PositionError
+from hooks.storage import PassStore
 from tests.hooks.common import (
     LAYERS,
     MID,
