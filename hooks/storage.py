@@ -21,23 +21,21 @@ class PassStore:
     def __init__(self, sites: int) -> None:
         """``sites`` states are kept in a pass."""
         self._sites = sites
-        self._free: list[Tensor] = []
-        self._kept = False
+        self._free: list[Tensor] | None = None
 
     def keep(self, states: Float[Tensor, "token d"]) -> Float[Tensor, "token d"]:
         """Copy the states of one site; many, or unlike the pass's first, stay where they are."""
         if len(states) >= _MANY:
             return states
-        if not self._free and not self._kept:
+        if self._free is None:
             self._free = [*states.new_empty(self._sites, *states.shape)]
-        self._kept = True
         if not self._free or not _alike(self._free[-1], states):
             return states
         return self._free.pop().copy_(states)
 
     def clear(self) -> None:
         """A pass begins."""
-        self._free, self._kept = [], False
+        self._free = None
 
 
 class KeptStates:
